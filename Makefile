@@ -1,0 +1,93 @@
+# The only home of commands. `make` lists them; each first makes what it needs.
+
+PYTHON ?= python3
+JOBS   ?= 2
+PORT   ?= 8000
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+READY := $(VENV)/ready
+
+# An environment that was copied, moved or broken is none: it does not find this library.
+ifneq ($(shell $(PY) -I -c 'from importlib.util import find_spec; print(find_spec("dcal_lite").origin)' 2>&1),$(CURDIR)/dcal_lite/__init__.py)
+$(shell rm -f $(READY))
+endif
+
+LIBRARY   := $(shell find dcal_lite data_scripts -not -name '__pycache__' -not -name '*.pyc')
+NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
+STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock book test test-all lint fmt record serve lab bench zoo clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.lock says
+
+# The stamp is written last: an interrupted set-up leaves none, and the next one starts from nothing.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $@
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
+	$(PY) -m uv pip sync --python $(PY) requirements.lock
+	$(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: $(READY)  ## bring requirements.lock up to date with pyproject.toml (add UPGRADE=--upgrade for newer versions)
+	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate $(UPGRADE) --output-file requirements.lock
+
+book: $(READY) _build/library  ## run every chapter and build the book into _build/html
+	rm -rf _build/html _build/.doctrees
+	$(VENV)/bin/jupyter-book build . -W -n --keep-going
+	$(PY) tests/offline.py _build/html
+
+# The cache of executed notebooks knows the notebooks, not the library: empty it when the library or a package changed.
+_build/library: $(READY) $(LIBRARY)
+	rm -rf _build/.jupyter_cache
+	@mkdir -p $(@D) && touch $@
+
+test: $(READY)  ## run the tests, then every notebook (minutes)
+	$(PY) -m pytest -n $(JOBS)
+	$(MAKE) --no-print-directory notebooks
+
+test-all: $(READY)  ## run the slow tests too
+	$(PY) -m pytest -n $(JOBS) -m ""
+	$(MAKE) --no-print-directory notebooks
+
+.PHONY: notebooks
+notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book
+
+lint: $(READY)  ## check style, formatting, and that notebooks are stored without outputs
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(if $(NOTEBOOKS),$(STRIP) --verify $(NOTEBOOKS))
+
+fmt: $(READY)  ## put all this right: formatting, notebooks' first cells, outputs
+	$(PY) tests/notebooks.py
+	$(if $(NOTEBOOKS),$(STRIP) $(NOTEBOOKS))
+	$(PY) -m ruff check --fix-only
+	$(PY) -m ruff format
+
+record: $(READY)  ## run notebooks and store the outputs that `make test` compares (NOTEBOOKS=path)
+	$(PY) -m jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
+	$(MAKE) --no-print-directory fmt
+
+serve: book  ## build the book and serve it at http://127.0.0.1:8000 (PORT=8000)
+	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lab: $(READY)  ## open the chapters in JupyterLab
+	$(PY) -m jupyterlab book
+
+bench: $(READY)  ## measure the library's ratios of speed and memory
+	$(PY) tests/bench.py
+
+zoo: $(READY)  ## train again the small weights that the chapters load
+	$(PY) -m dcal_lite.zoo
+
+clean:  ## remove the built book and all caches; .venv stays
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""python -m data_scripts {miniature,verify} DATASET --root DIR: make a small stand-in of a dataset, or check a real copy.
+
+    python -m data_scripts miniature market1501 --root data     a drawn dataset in Market-1501's layout
+    python -m data_scripts verify market1501 --root data        count and decode the images of a real copy
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_scripts import market1501
+
+DATASETS = {"market1501": market1501}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a wrong input is one line on the error stream."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_scripts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("miniature", "verify"):
+        command = commands.add_parser(name)
+        command.add_argument("dataset", choices=DATASETS)
+        command.add_argument("--root", type=Path, required=True, help="folder that holds, or will hold, the dataset")
+    commands.choices["miniature"].add_argument("--seed", type=int, default=0, help="of the drawn images")
+    options = vars(parser.parse_args(arguments))
+    run = getattr(DATASETS[options.pop("dataset")], options.pop("command"))
+    try:
+        print(run(**options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

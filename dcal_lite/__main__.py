@@ -1,0 +1,82 @@
+"""Command line: python -m dcal_lite {list,train,evaluate}."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from dcal_lite.data import list_datasets, load_dataset
+from dcal_lite.evaluation import evaluate
+from dcal_lite.models import list_models, load_model
+from dcal_lite.recipe import list_recipes, load_recipe, parse_overrides
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a caller's mistake is one line on standard error and exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, FloatingPointError) as error:
+        print(f"dcal_lite: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ndcal_lite: stopped; the same command goes on from the last completed epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dcal_lite", description="Train and evaluate the book's models.")
+    commands = parser.add_subparsers(required=True)
+
+    shown = commands.add_parser("list", help="list recipes with their presets, models and datasets")
+    shown.set_defaults(run=_list)
+
+    train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
+    train.add_argument("recipe", help="name of a recipe, or a YAML file")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. preset=toy seed=1")
+    train.add_argument("--weights", help=".safetensors file to start from, instead of timm's download")
+    train.add_argument("--output", help="the run's folder (default: runs/...)")
+    train.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    _add_data(train)
+    train.set_defaults(run=_train)
+
+    test = commands.add_parser("evaluate", help="evaluate the model of a run's folder")
+    test.add_argument("folder", type=Path, help="a run's folder")
+    _add_data(test)
+    test.set_defaults(run=_evaluate)
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", help="folder of the data (default: the environment variable DCAL_DATA)")
+    parser.add_argument("--archive", help="the dataset's archive, unpacked once into the root")
+
+
+def _list(options: argparse.Namespace) -> None:
+    for name, presets in list_recipes().items():
+        print(f"recipe   {name:12} presets: {', '.join(presets)}")
+    print("models  ", ", ".join(list_models()))
+    print("datasets", ", ".join(list_datasets()))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dcal_lite.train import fit
+
+    recipe = load_recipe(options.recipe, **parse_overrides(options.overrides))
+    if options.archive:
+        load_dataset(recipe.dataset, options.root, archive=options.archive)
+    run = fit(recipe, root=options.root, weights=options.weights, output=options.output, device=options.device)
+    print(json.dumps(run.result["scores"]), f"written to {run.folder}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    recipe = load_recipe(options.folder / "recipe.yaml")
+    extra = {"archive": options.archive} if options.archive else {}
+    dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)
+    model = load_model(options.folder / "model.safetensors")
+    print(json.dumps(evaluate(model, dataset, progress=True, **recipe.evaluation())))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,213 @@
+"""Vision transformers from timm, opened up: tokens, blocks, queries and keys. The only file that knows timm's insides.
+
+Letters: L layers, B batch, H heads, N tokens (class token first), D width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from dcal_lite.attention import attend, attention_map, merge_heads, split_heads
+from dcal_lite.errors import unknown
+
+
+@timm.models.register_model
+def vit_toy_patch8_64(pretrained: bool = False, **kwargs) -> VisionTransformer:
+    """ViT for the toy worlds: 96 wide, 6 blocks, 3 heads, patches of 8 pixels, no published weights."""
+    if pretrained:
+        raise ValueError("vit_toy_patch8_64 has no published weights; pass pretrained=False or a .safetensors file")
+    settings = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(key, None)
+    return VisionTransformer(**{**settings, **kwargs})
+
+
+def create_backbone(
+    name: str,
+    *,
+    img_size: int | tuple[int, int] | None = None,
+    pretrained: bool | str | Path = False,
+    drop_path: float = 0.0,
+) -> VisionTransformer:
+    """Create a timm vision transformer without its classifier, for any image size that its patches divide.
+
+    Args:
+        name: timm's name of a `VisionTransformer` with one class token and absolute positions.
+        img_size: (height, width) in pixels; None keeps the model's own.
+        pretrained: True asks timm to download; a path loads a .safetensors file with timm's key names.
+            Position embeddings are resampled to the new grid.
+        drop_path: stochastic depth of the last block, in [0, 1); earlier blocks have linearly less.
+
+    Raises:
+        ValueError: no vision transformer, other prefix tokens, a size that patches don't divide, unfit weights.
+    """
+    options = {} if img_size is None else {"img_size": img_size}
+    known = [*timm.list_models(module="vision_transformer"), *timm.list_models(module="vision_transformer_hybrid"),
+             *timm.list_models(module="deit"), "vit_toy_patch8_64"]  # fmt: skip
+    if name.split(".")[0] not in known:
+        raise unknown("vision transformer of timm", name, known)
+    vit = timm.create_model(
+        name, pretrained=pretrained is True, num_classes=0, global_pool="token", drop_path_rate=drop_path, **options
+    )
+    check_backbone(vit)
+    if not isinstance(pretrained, bool):
+        load_backbone_weights(vit, pretrained)
+    return vit
+
+
+def check_backbone(vit: nn.Module) -> None:
+    """Raise ValueError, and say why, unless `vit` is a transformer whose blocks the three papers' code can run."""
+    kind = type(vit).__name__
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError(f"a timm VisionTransformer expected, got {kind}; DCAL needs one sequence with a class token")
+    if vit.cls_token is None or vit.num_prefix_tokens != 1:
+        raise ValueError(f"exactly one class token expected, {kind} has {vit.num_prefix_tokens} prefix tokens; "
+                         "choose a model without register or distillation tokens")  # fmt: skip
+    if vit.pos_embed is None:
+        raise ValueError(f"absolute position embeddings expected, {kind} has none; rotary models are not supported")
+    plain = all(type(block) is Block and _is_plain(block.attn) for block in vit.blocks)
+    if not plain:
+        raise ValueError("timm's plain pre-norm Block with Attention expected; parallel, post-norm, gated or "
+                         "differential blocks are not supported")  # fmt: skip
+    size, stride = vit.patch_embed.img_size, vit.patch_embed.feat_ratio(as_scalar=False)
+    if any(s % p for s, p in zip(size, stride, strict=True)):
+        raise ValueError(f"an image size divisible by the patch {tuple(stride)} expected, got {tuple(size)}; "
+                         f"try {tuple(s // p * p for s, p in zip(size, stride, strict=True))}")  # fmt: skip
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    plain = isinstance(getattr(layer, "norm", nn.Identity()), nn.Identity) and getattr(layer, "gate", None) is None
+    return plain and hasattr(layer, "qkv") and hasattr(layer, "q_norm")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a .safetensors file as float32; a missing or broken file is a ValueError that names it."""
+    if not Path(path).is_file():
+        raise ValueError(f"weight file {Path(path).name!r} not found; give the path of a .safetensors file")
+    try:
+        return {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{Path(path).name!r} is no complete .safetensors file ({error}); fetch it again") from None
+
+
+def load_backbone_weights(vit: VisionTransformer, path: str | Path) -> None:
+    """Load a .safetensors file with timm's key names into `vit`; a classifier in the file is ignored.
+
+    Raises:
+        ValueError: no such file, or its tensors are those of another architecture (the first misfit is named).
+    """
+    weights = {key: value for key, value in read_weights(path).items() if not key.startswith(("head.", "head_dist."))}
+    own = vit.state_dict()
+    missing = sorted(own.keys() - weights.keys())
+    if missing:
+        raise ValueError(f"{Path(path).name!r} lacks {missing[0]!r} ({len(missing)} tensors missing); "
+                         "it belongs to another model")  # fmt: skip
+    weights = checkpoint_filter_fn(weights, vit)  # resamples the position embedding to the grid
+    for key in own:
+        if own[key].shape != weights[key].shape:
+            raise ValueError(f"{Path(path).name!r}: {key!r} of shape {tuple(own[key].shape)} expected, got "
+                             f"{tuple(weights[key].shape)}; the file belongs to another model")  # fmt: skip
+    vit.load_state_dict({key: weights[key] for key in own})
+
+
+# ------------------------------------------------------------------------------------------- running it by hand
+
+
+def embed(vit: VisionTransformer, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B N D"]:
+    """Turn images into tokens: patches projected, class token in front, positions added."""
+    return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+
+
+def run_block(
+    block: Block, tokens: Float[Tensor, "B N D"], attention: Callable[[Tensor], Tensor] | None = None
+) -> Float[Tensor, "B N D"]:
+    """Run one pre-norm encoder block, with its own self-attention or with `attention` in its place.
+
+    Args:
+        block: timm's block; its norms, residuals, stochastic depth and MLP are used in every case.
+        tokens: input of the block.
+        attention: maps the normalised tokens (B, N, D) to the attention's output (B, N, D).
+    """
+    attention = attention or block.attn
+    tokens = tokens + block.drop_path1(block.ls1(attention(block.norm1(tokens))))
+    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
+
+def cross_attention(
+    layer: nn.Module, queries: Float[Tensor, "B M D"], context: Float[Tensor, "B N D"]
+) -> Float[Tensor, "B M D"]:
+    """Apply timm's attention layer with queries from one set of tokens, keys and values from another.
+
+    With `context = queries` this is the layer itself. Fused: no map is stored.
+    """
+    weight, bias = layer.qkv.weight, layer.qkv.bias
+    width = len(weight) // 3
+    q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+    key, value = F.linear(context, weight[width:], kv_bias).chunk(2, dim=-1)
+    query, key, value = (
+        split_heads(x, layer.num_heads) for x in (F.linear(queries, weight[:width], q_bias), key, value)
+    )
+    dropout = layer.attn_drop.p if layer.training else 0.0
+    mixed = attend(layer.q_norm(query), layer.k_norm(key), value, dropout=dropout)
+    return layer.proj_drop(layer.proj(merge_heads(mixed)))
+
+
+@contextmanager
+def record_queries_keys(vit: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect (query, key), each (B, H, N, d) and detached, of every block that runs inside the `with`.
+
+    Fused attention stays on: the map is not seen on its way but computed from what made it.
+    (A hook on `attn_drop`, the usual recipe, silently collects nothing when attention is fused.)
+    """
+    record: list[tuple[Tensor, Tensor]] = []
+
+    def keep(layer: nn.Module, output: Tensor) -> None:
+        query, key, _ = rearrange(output.detach(), "B N (three H d) -> three B H N d", three=3, H=layer.num_heads)
+        record.append((layer.q_norm(query).detach(), layer.k_norm(key).detach()))
+
+    hooks = [
+        block.attn.qkv.register_forward_hook(lambda _, __, output, layer=block.attn: keep(layer, output))
+        for block in vit.blocks
+    ]
+    try:
+        yield record
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "L B H N N"]:
+    """Return the self-attention map of every layer and head, in evaluation mode, fused attention or not.
+
+    Args:
+        model: a timm VisionTransformer, or a model of this library that holds one as `.backbone`.
+        images: normalised images of the model's size.
+
+    Returns:
+        Maps, first layer first; N counts every token, the class token included. Rows sum to 1.
+
+    Raises:
+        ValueError: the model has no blocks with a fused query-key-value projection.
+    """
+    vit = getattr(model, "backbone", model)
+    if not all(hasattr(getattr(block, "attn", None), "qkv") for block in getattr(vit, "blocks", [None])):
+        raise ValueError(f"a vision transformer with blocks[i].attn.qkv expected, got {type(vit).__name__}")
+    training = vit.training
+    vit.eval()
+    try:
+        with record_queries_keys(vit) as record:
+            vit.forward_features(images)
+    finally:
+        vit.train(training)
+    return torch.stack([attention_map(query, key) for query, key in record])

@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all, and checkpoints that survive a kill at any moment.
+
+Every file is written beside its place, flushed to the disk and renamed onto it; a rename is atomic.
+A checkpoint folder keeps the last two checkpoints, so that a damaged newest one costs one epoch, not the run.
+"""
+
+import json
+import os
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+_NAME = re.compile(r"epoch-(\d{4,})\.pt")
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving, flush it to disk and rename it to `path`.
+
+    If the body raises, or the process dies, `path` is as it was before.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file, indented, whole or not at all. NaN is refused: it is no JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a .safetensors file with string metadata, whole or not at all."""
+    with atomic_path(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary, dict(metadata))
+
+
+def save_checkpoint(folder: str | Path, epoch: int, state: Mapping[str, Any]) -> None:
+    """Save `state` as the checkpoint of `epoch` (0-based, completed) and delete all but the last two.
+
+    Args:
+        folder: the run's `last/`.
+        state: tensors, numbers, strings and containers of these: what `torch.load(weights_only=True)` reads.
+    """
+    folder = Path(folder)
+    with atomic_path(folder / f"epoch-{epoch:04d}.pt") as temporary:
+        torch.save(dict(state), temporary)
+    for old in _checkpoints(folder)[2:]:
+        old.unlink()
+
+
+def load_checkpoint(folder: str | Path, *, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
+    """Return the newest readable checkpoint of `folder`, or None where there is none.
+
+    A damaged file is named in a warning and the one before is taken.
+    """
+    for path in _checkpoints(Path(folder)):
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load checks no checksum, the archive has one a file
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("checksum")
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
+            warnings.warn(f"checkpoint {path.name} is damaged ({error}); falling back to the one before", stacklevel=2)
+    return None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The folder's checkpoints, newest first; leftovers of a killed write don't match the name."""
+    found = [(int(match[1]), path) for path in folder.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary files that a killed process left in `folder` and its `last/`."""
+    for path in (*Path(folder).glob(".*.tmp"), *Path(folder).glob("last/.*.tmp")):
+        path.unlink()

@@ -1,0 +1,31 @@
+"""Datasets: readers of real ones and two drawn ones, all of one shape (`records.Dataset`)."""
+
+from importlib import import_module
+from pathlib import Path
+
+from dcal_lite.data.records import Dataset, Record, Split
+from dcal_lite.errors import check_choice
+
+__all__ = ["Dataset", "Record", "Split", "list_datasets", "load_dataset"]
+
+_DATASETS = ("market1501", "plumage", "promenade")  # each a module here, with a function `load`
+
+
+def list_datasets() -> list[str]:
+    """The names `load_dataset` knows."""
+    return list(_DATASETS)
+
+
+def load_dataset(name: str, root: str | Path | None = None, **options: object) -> Dataset:
+    """Load a dataset by name.
+
+    Args:
+        name: one of `list_datasets()`.
+        root: folder that holds the dataset; None for the environment variable DCAL_DATA. Drawn datasets need none.
+        options: passed to the dataset's `load` function (`archive=`, `seed=`, ...).
+
+    Raises:
+        ValueError: the name is unknown, or the dataset is not there or not what it should be.
+    """
+    check_choice("dataset", name, _DATASETS)
+    return import_module(f"{__name__}.{name}").load(root, **options)

@@ -1,0 +1,305 @@
+"""Promenade: drawn people seen by four cameras, a re-identification toy world whose discriminative parts are known.
+
+People come in groups of four who are dressed alike. The members of a group differ in three small parts only (cap, scarf, bag,
+...): each part has two forms, no part alone tells the member, any two do. Cameras differ in background, light, colour cast
+and distance; boxes are misaligned; poles, bushes and fences hide parts of people; strangers pass by.
+
+    world = Promenade(seed=0, size=(64, 32))
+    drawing = world.draw(17)            # image, masks of the three parts, figure, label, camera
+    twin = world.draw(17, label=2)      # the same scene with another person
+
+An image is a function of (seed, index): the same on every platform, in any order, in any process (see `drawing`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from .drawing import (
+    CODES,
+    Canvas,
+    Chance,
+    Colour,
+    Drawing,
+    Frame,
+    Shape,
+    Stroke,
+    World,
+    brush,
+    check_least,
+    ellipse,
+    lightness,
+    palette,
+    rgb,
+    shade,
+    slab,
+)  # fmt: skip
+from .records import Dataset, Record, Split
+
+SHOTS = 4  # images of one person by one camera
+TEST = 100_000  # test people are numbered from here on, training people from 1
+STRANGERS = 1_000_000  # whoever is numbered from here on is a distractor: label 0, as "0000" in Market-1501
+_OUTFIT, _SCENE = 0, 1  # what a random number is for
+
+SKINS = palette("f3cfb3 e0ac85 c68a62 9a6542 6d4630")
+HAIRS = palette("2a2320 5b3a26 8a5a33 c99b57 9c9793 a5482f")
+TOPS = palette("b8433f d98a3d e2c65b 5f9a62 3f8f94 4a76b0 2f4672 7d5b94 c97a95 8a8f98 e8e1d3 3a3b42")
+BOTTOMS = palette("2d3a57 4c5566 33343b 8b7a5e 6b4a3d 57744f 8c8f99 7a3f4a")
+ACCENTS = palette("fbf6ea 26262e f2c12e d5533f 2f86c4 2f9e77 d86a9a e58a2f")
+EYES, SHOES = palette("211f26 2b2930")
+
+
+class Outfit(NamedTuple):
+    """What a group shares, and the forms (first, second) of the parts in which its members differ; None: absent."""
+
+    skin: Colour
+    hair: Colour
+    top: Colour
+    bottom: Colour
+    legwear: str
+    long_hair: bool
+    long_sleeves: bool
+    build: float
+    parts: dict[str, tuple[Colour | None, Colour]]
+
+
+class Camera(NamedTuple):
+    """A place and its light."""
+
+    place: str
+    wall: Colour
+    floor: Colour
+    horizon: float
+    gain: Colour
+    slope: float
+    scale: float
+
+
+CAMERAS = (
+    Camera("windows", rgb("d9c7ad"), rgb("9b958c"), 0.62, (1.0, 0.92, 0.80), -0.2, 0.86),
+    Camera("columns", rgb("a9c3c9"), rgb("b9ab94"), 0.58, (1.0, 0.98, 0.92), 0.15, 0.76),
+    Camera("park", rgb("b7c2a4"), rgb("8aa07a"), 0.52, (0.74, 0.80, 0.86), 0.25, 0.90),
+    Camera("shops", rgb("c9adab"), rgb("a7a5ad"), 0.66, (1.02, 0.93, 0.90), -0.1, 0.82),
+)
+
+
+@dataclass(frozen=True)
+class Promenade(World):
+    """The people of one seed, at one size.
+
+    Args:
+        seed: from 0; another seed dresses other people.
+        size: height and width in pixels, each at least 32; the scene is twice as high as wide and is stretched to it.
+
+    Raises:
+        ValueError: the seed is negative or the size too small.
+    """
+
+    seed: int = 0
+    size: tuple[int, int] = (64, 32)
+
+    def draw(self, index: int, label: int | None = None, *, masks: bool = True) -> Drawing:
+        """Draw image number `index`.
+
+        Args:
+            index: from 0; `index_of` numbers the images.
+            label: number of the person to draw in the scene of `index` instead, from 1.
+            masks: False leaves them out, which is faster.
+
+        Raises:
+            ValueError: the index is negative, or the label less than 1.
+        """
+        check_least("index", index, 0)
+        own, camera = divmod(index // SHOTS, len(CAMERAS))
+        person = own + 1 if label is None else label
+        check_least("label", person, 1)
+        outfit, forms = _dress(self.seed, person)
+        canvas = Canvas(self.size, aspect=0.5, parts=tuple(forms) if masks else None)
+        chance = Chance(self.seed, _SCENE, index)
+        view = CAMERAS[camera]
+        _paint_place(canvas, chance, view)
+        _paint_person(canvas, chance, view.scale, outfit, forms)
+        _paint_obstacle(canvas, chance)
+        gain = chance.uniform(0.85, 1.1)
+        canvas.light(shade(view.gain, gain), view.slope)
+        return canvas.drawing(person if person < STRANGERS else 0, camera)
+
+
+def index_of(person: int, camera: int, shot: int) -> int:
+    """Return the number of an image.
+
+    Args:
+        person: from 1.
+        camera: from 0, below len(CAMERAS).
+        shot: from 0, below SHOTS.
+    """
+    return ((person - 1) * len(CAMERAS) + camera) * SHOTS + shot
+
+
+def load(
+    root: str | Path | None = None,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] = (64, 32),
+    train: int = 240,
+    test: int = 80,
+    strangers: int = 240,
+) -> Dataset:
+    """Return Promenade as a dataset; its images are drawn when they are read.
+
+    Queries are one image of each test person by each camera; the gallery holds their other images and the strangers.
+
+    Args:
+        root: not used, since nothing is read from disk.
+        seed: from 0.
+        size: height and width in pixels, each at least 32.
+        train, test: number of people, different ones.
+        strangers: number of distractors in the gallery, one image each.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    world = Promenade(seed, size)
+    for name, value, least in (("train", train, 1), ("test", test, 1), ("strangers", strangers, 0)):
+        check_least(name, value, least)
+    if train >= TEST:
+        raise ValueError(f"train must be less than {TEST}, where the test people start, got {train}")
+
+    def split(images: Iterable[tuple[int, int, int]]) -> Split:
+        return Split(tuple(_record(*image) for image in images), world.read)
+
+    cameras, people = range(len(CAMERAS)), range(TEST, TEST + test)
+    gallery = [(p, c, s) for p in people for c in cameras for s in range(1, SHOTS)]
+    gallery += [(STRANGERS + k, k % len(CAMERAS), 0) for k in range(strangers)]
+    splits = {
+        "train": split((p, c, s) for p in range(1, train + 1) for c in cameras for s in range(SHOTS)),
+        "query": split((p, c, 0) for p in people for c in cameras),
+        "gallery": split(gallery),
+    }
+    return Dataset("promenade", "reid", splits)
+
+
+def _record(person: int, camera: int, shot: int) -> Record:
+    return Record(f"promenade/{index_of(person, camera, shot)}", person if person < STRANGERS else 0, camera)
+
+
+@lru_cache(maxsize=4096)
+def _dress(seed: int, person: int) -> tuple[Outfit, dict[str, Colour | None]]:
+    """Return what a person wears, and the forms of the three parts that tell the person from the others of the group."""
+    group, member = divmod(person - 1, len(CODES))
+    outfit = _outfit(Chance(seed, _OUTFIT, group))
+    forms = {part: pair[bit] for bit, (part, pair) in zip(CODES[member], outfit.parts.items(), strict=True)}
+    return outfit, forms
+
+
+def _outfit(chance: Chance) -> Outfit:
+    skin, hair, top, bottom = map(chance.choice, (SKINS, HAIRS, TOPS, BOTTOMS))
+    grounds = {"cap": hair, "scarf": top, "badge": top, "bag": top, "belt": top, "shoes": bottom}
+    parts = {}
+    for part in chance.sample(tuple(grounds), 3):
+        first = chance.choice(_distinct(grounds[part]))
+        second = chance.choice([accent for accent in _distinct(first) if accent in _distinct(grounds[part])])
+        parts[part] = (first if part == "shoes" or chance.uniform() < 0.3 else None, second)
+    legwear = chance.choice(("trousers", "trousers", "shorts", "skirt"))
+    return Outfit(skin, hair, top, bottom, legwear, chance.uniform() < 0.5, chance.uniform() < 0.6, chance.uniform(0.9, 1.12), parts)
+
+
+def _distinct(ground: Colour) -> list[Colour]:
+    """Return the accents that stand out from a colour by lightness, not by hue alone."""
+    return [accent for accent in ACCENTS if abs(lightness(accent) - lightness(ground)) > 0.2]
+
+
+def _paint_place(canvas: Canvas, chance: Chance, view: Camera) -> None:
+    """Paint the wall, what stands along it, and the floor."""
+    canvas.fill(view.wall, shade(view.wall, 0.85))
+    start, horizon = chance.uniform(-0.3, 0.0), view.horizon + chance.uniform(-0.04, 0.04)
+    for k in range(3):
+        x = start + 0.3 * k
+        if view.place == "windows":
+            canvas.paint(slab(x, 0.1, 0.38, 0.08, corner=0.01), shade(view.wall, 0.62))
+        elif view.place == "columns":
+            canvas.paint(slab(x, -0.1, horizon, 0.03), shade(view.wall, 0.8))
+        elif view.place == "park":
+            canvas.paint(ellipse(x, horizon - 0.1, 0.17, 0.17), rgb("5e8a57"), soft=0.05)
+        else:
+            canvas.paint(slab(x, 0.28, horizon, 0.1, corner=0.02), shade(view.wall, 0.72))
+    canvas.paint(slab(0.25, horizon, 1.2, 0.5), view.floor)
+
+
+def _paint_obstacle(canvas: Canvas, chance: Chance) -> None:
+    """Paint a pole, a bush or a fence in front, or nothing."""
+    kind, x, y = chance.uniform(), chance.uniform(0, 0.5), chance.uniform(0.75, 1.0)
+    if kind < 0.15:
+        canvas.paint(slab(x, -0.1, 1.1, 0.028), rgb("4f545c"))
+    elif kind < 0.35:
+        for k in (-0.07, 0.0, 0.07):
+            canvas.paint(ellipse(x + k, y + 0.08 + abs(k) / 2, 0.085, 0.085), shade(rgb("4f8a52"), 1 + k))
+    elif kind < 0.5:
+        for rail in (y - 0.06, y + 0.05):
+            canvas.paint(slab(0.25, rail, rail + 0.04, 0.4), rgb("8a6a4e"))
+
+
+def _paint_person(
+    canvas: Canvas, chance: Chance, scale: float, outfit: Outfit, forms: dict[str, Colour | None]
+) -> None:
+    """Paint a shadow and the person, at a place that shifts because boxes do."""
+    scale *= chance.uniform(0.92, 1.12)
+    x, feet = 0.25 + chance.uniform(-0.05, 0.05), 0.95 + chance.uniform(-0.05, 0.06)
+    frame = Frame(x, feet - scale, scale=scale, tilt=chance.uniform(-0.03, 0.03), flip=chance.uniform() < 0.5)
+    canvas.paint(ellipse(x, feet - 0.005, 0.17, 0.025), (0.1, 0.1, 0.15), soft=0.03, opacity=0.35)
+    canvas.paint_figure(_figure(outfit, forms, chance.uniform(0.3, 1.0), chance.uniform(-1, 1)), frame)
+
+
+def _figure(outfit: Outfit, forms: dict[str, Colour | None], stride: float, swing: float) -> list[Stroke]:
+    """Return the strokes of a person who walks to the right, from back to front; height 1, soles at y = 1.
+
+    Args:
+        stride: how far the feet are apart, in [0, 1].
+        swing: how far the near arm is ahead, in [-1, 1].
+    """
+    skin, hair, top, bottom, build = outfit.skin, outfit.hair, outfit.top, outfit.bottom, outfit.build
+
+    def part(name: str, shape: Shape) -> list[Stroke]:
+        return [Stroke(shape, forms[name], name)] if name in forms else []
+
+    def leg(step: float, tone: float) -> list[Stroke]:
+        hip, foot = 0.045 * step * build, 0.115 * step
+        shoe = brush(foot - 0.005, 0.965, foot + 0.06, 0.972, 0.036, 0.028)
+        bare = outfit.legwear != "trousers"
+        strokes = [Stroke(brush(hip, 0.52, foot, 0.93, 0.062 * build, 0.04), shade(skin if bare else bottom, tone))]
+        if outfit.legwear == "shorts":
+            strokes.append(Stroke(brush(hip, 0.52, 0.07 * step, 0.68, 0.07 * build, 0.062), shade(bottom, tone)))
+        return strokes + (part("shoes", shoe) or [Stroke(shoe, SHOES)])
+
+    def arm(step: float, tone: float) -> list[Stroke]:
+        hand = brush(0.02 * step, 0.25, 0.1 * step, 0.53, 0.042, 0.032)
+        cuff = (0.1 * step, 0.50) if outfit.long_sleeves else (0.045 * step, 0.35)
+        return [Stroke(hand, shade(skin, tone)), Stroke(brush(0.02 * step, 0.25, *cuff, 0.05, 0.042), shade(top, tone))]
+
+    head = ellipse(0.012, 0.095, 0.078, 0.088)
+    mane = [Stroke(slab(-0.025, 0.03, 0.235, 0.085, 0.08, corner=0.06), shade(hair, 0.85))] if outfit.long_hair else []
+    skirt = slab(0, 0.47, 0.70, 0.10 * build, 0.15 * build, corner=0.02)
+    hips = slab(0, 0.49, 0.57, 0.106 * build, 0.11 * build, corner=0.02)
+    cap = slab(-0.002, -0.015, 0.062, 0.075, 0.09, corner=0.03).union(brush(0.02, 0.058, 0.125, 0.062, 0.012))
+    bag = slab(-0.115 * build, 0.40, 0.53, 0.06, 0.066, corner=0.02).union(brush(-0.115 * build, 0.41, 0.05, 0.21, 0.011))
+    return [
+        *arm(-swing, 0.78),
+        *mane,
+        *leg(-stride, 0.8),
+        *leg(stride, 1.0),
+        Stroke(brush(0, 0.14, 0, 0.22, 0.04), shade(skin, 0.9)),
+        Stroke(slab(0, 0.185, 0.54, 0.118 * build, 0.105 * build, corner=0.06), top),
+        Stroke(skirt if outfit.legwear == "skirt" else hips, bottom),
+        *part("belt", slab(0, 0.465, 0.51, 0.107 * build, corner=0.01)),
+        *part("badge", ellipse(0.05, 0.295, 0.04, 0.04)),
+        Stroke(head, skin),
+        Stroke(ellipse(-0.005, 0.055, 0.09, 0.07), hair),
+        Stroke(ellipse(0.05, 0.11, 0.045, 0.05), skin, within=head),
+        *part("scarf", slab(0.005, 0.175, 0.225, 0.075, 0.085, corner=0.022)),
+        *part("cap", cap),
+        Stroke(ellipse(0.06, 0.10, 0.01, 0.012), EYES),
+        *arm(swing, 0.92),
+        *part("bag", bag),
+    ]

@@ -1,0 +1,168 @@
+"""Records, splits and datasets: what every reader returns and everything else consumes.
+
+A `Record` says what an image is, a `Split` can also read it, a `Dataset` holds the named splits.
+"""
+
+import struct
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image: where it is, whom or what it shows, which camera took it.
+
+    Args:
+        source: path relative to the dataset's root, or the name of a drawn image ("plumage/17").
+        label: class or identity; -1 marks junk (re-ID).
+        camera: camera number; 0 where cameras play no role.
+    """
+
+    source: str
+    label: int
+    camera: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Records and the function that reads their images.
+
+    Args:
+        records: what the split holds, in a fixed order.
+        read: returns the image of a record, uint8 (H, W, 3), RGB.
+    """
+
+    records: tuple[Record, ...]
+    read: Callable[[Record], np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def labels(self) -> Int64[np.ndarray, "n"]:
+        """Label of every record."""
+        return np.array([record.label for record in self.records], dtype=np.int64)
+
+    @cached_property
+    def cameras(self) -> Int64[np.ndarray, "n"]:
+        """Camera of every record."""
+        return np.array([record.camera for record in self.records], dtype=np.int64)
+
+    @cached_property
+    def classes(self) -> Int64[np.ndarray, "C"]:
+        """The different labels, ascending."""
+        return np.unique(self.labels)
+
+    @cached_property
+    def targets(self) -> Int64[np.ndarray, "n"]:
+        """Labels as indices into `classes`, 0..C-1."""
+        return np.searchsorted(self.classes, self.labels)
+
+    def subset(self, indices: Iterable[int] | np.ndarray) -> "Split":
+        """The split of the records at `indices`, in that order."""
+        return Split(tuple(self.records[i] for i in indices), self.read)
+
+    def images(self, size: tuple[int, int], *, progress: bool = False) -> UInt8[torch.Tensor, "n 3 H W"]:
+        """Decode every image once, in threads; antialiased bilinear resizing where the size differs.
+
+        Args:
+            size: height and width in pixels.
+            progress: show a progress bar.
+
+        Returns:
+            The images in the order of the records.
+
+        Raises:
+            ValueError: `size` is not positive, or a file cannot be decoded.
+        """
+        if min(size) < 1:
+            raise ValueError(f"size must be two positive numbers (height, width), got {size}")
+        images = np.empty((len(self), 3, *size), dtype=np.uint8)
+
+        def decode(i: int) -> None:
+            images[i] = _resize(self.read(self.records[i]), size).transpose(2, 0, 1)
+
+        with ThreadPoolExecutor() as pool:
+            done = pool.map(decode, range(len(self)))
+            for _ in tqdm(done, total=len(self), desc="decode", unit="image", disable=not progress):
+                pass
+        return torch.from_numpy(images)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named splits of one task.
+
+    Args:
+        name: the name `load_dataset` knows.
+        task: "reid" (splits train, query, gallery) or "fgvc" (splits train, test).
+        splits: split by name.
+    """
+
+    name: str
+    task: str
+    splits: dict[str, Split]
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self.splits:
+            raise ValueError(f"{self.name} has the splits {', '.join(self.splits)}, not {split!r}")
+        return self.splits[split]
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode an image file to RGB, upright.
+
+    Args:
+        path: any format and mode that Pillow reads (grayscale, palette, CMYK, EXIF orientation).
+
+    Raises:
+        ValueError: the file is missing, empty, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
+                image = image.convert("RGBA")
+            return np.asarray(image.convert("RGB"))
+    except _BROKEN as error:
+        raise ValueError(f"cannot read the image {path} ({_reason(Path(path), error)}): replace the file, "
+                         "or remove the dataset's folder and unpack its archive again") from error
+
+
+def reader(root: str | Path) -> Callable[[Record], np.ndarray]:
+    """The `read` function of splits whose images are files below `root`."""
+    return partial(_read_below, Path(root))
+
+
+def _read_below(root: Path, record: Record) -> np.ndarray:
+    return read_image(root / record.source)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why an image cannot be read, in one line."""
+    if path.is_dir():
+        return "it is a directory"
+    if not path.exists():
+        return "there is no such file"
+    if path.stat().st_size == 0:
+        return "it is empty"
+    return str(error).partition("\n")[0].replace(f" {str(path)!r}", " the file")
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) to `size`; PIL's bilinear filter antialiases when it shrinks."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

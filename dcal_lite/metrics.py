@@ -1,0 +1,226 @@
+"""Scores: top-1 accuracy, and CMC, mAP and mINP of a ranking, by counting.
+
+A ranking need not be sorted to be scored. The rank of a true match is the number of valid gallery items that are
+nearer to the query; all the scores follow from these ranks. So distances are made and used a few queries at a time,
+and no (queries x gallery) matrix and no permutation is ever held. Items at exactly the same distance rank by their
+index in the gallery.
+
+The rules are those of Market-1501 (Zheng et al., ICCV 2015): a gallery item of the query's identity *and* camera is
+left out of that query's ranking; an item of identity -1 (junk) is left out of every ranking; an item whose identity
+no query has (a distractor, identity 0) stays; scores are means over the queries that have a true match.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dcal_lite.errors import check_choice
+
+_QUERIES = 256  # distances are made for so many queries at a time ...
+_TILE = 4096  # ... and so many gallery items: a fixed grid, so that no split of the gallery can change a last bit
+_LANES = 512  # columns that are counted side by side
+
+Labels = Int[np.ndarray, "_"] | Int[Tensor, "_"]
+
+
+@dataclass(frozen=True, eq=False)
+class RankMetrics:
+    """Scores of a ranking, all in 0..1, as means over the valid queries (V of them).
+
+    Args:
+        cmc: share of queries whose first true match is among the k+1 nearest items; `cmc[0]` is rank-1.
+        mAP: mean over the queries of the mean precision at their true matches (torchreid, fast-reid, TransReID).
+        mAP_trapezoid: the same with the mean of the precisions just before and at each true match, as in the
+            MATLAB code of Market-1501; that code divides by all queries, here too invalid ones are left out.
+        mINP: mean of (number of true matches) / (rank of the last one, from 1) (Ye et al. 2021).
+        average_precision: each valid query's share in `mAP`, in the queries' order.
+        first_match: rank of each valid query's first true match, from 0.
+    """
+
+    cmc: Float[np.ndarray, "K"]
+    mAP: float
+    mAP_trapezoid: float
+    mINP: float
+    average_precision: Float[np.ndarray, "V"]
+    first_match: Int64[np.ndarray, "V"]
+
+    @property
+    def valid_queries(self) -> int:
+        """Number of queries that have a true match."""
+        return len(self.average_precision)
+
+
+def top1(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> float:
+    """Share of images whose largest score is that of the target, in 0..1.
+
+    Args:
+        prediction: scores or probabilities; of equal ones the first counts.
+        targets: class indices, 0..C-1.
+
+    Raises:
+        ValueError: there is no image, or a score is NaN.
+    """
+    if len(prediction) == 0:
+        raise ValueError("top1 needs at least one image, got none: is the split empty?")
+    if prediction.isnan().any():
+        raise ValueError("top1 got NaN predictions: training has diverged, lower the learning rate")
+    return (prediction.argmax(dim=1) == targets.to(prediction.device)).double().mean().item()
+
+
+def rank_metrics(
+    query: Float[Tensor, "Q D"],
+    gallery: Float[Tensor, "G D"],
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels,
+    gallery_cams: Labels,
+    *,
+    distance: str = "euclidean",
+    max_rank: int = 50,
+) -> RankMetrics:
+    """Score the ranking of the gallery by distance to each query.
+
+    Args:
+        query, gallery: features, on any device; half precision is computed in float32.
+        query_ids, gallery_ids: identities; -1 marks junk, 0 distractors.
+        query_cams, gallery_cams: cameras.
+        distance: of the features as given ("euclidean"), or of their directions ("cosine").
+        max_rank: length of the CMC curve; no longer than the gallery.
+
+    Raises:
+        ValueError: features or labels do not fit together or are not finite, or no query has a true match.
+
+    Source:
+        Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, section 5.
+    """
+    check_choice("distance", distance, ("euclidean", "cosine"))
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
+                         "compute both with the same model")
+    gallery = _features(gallery, distance, "gallery")
+    query = _features(query, distance, "query").to(gallery)
+    offset = gallery.square().sum(dim=1) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        # |q - g|^2 less |q|^2, which a query's ranking does not see; of directions, twice the cosine distance less 2
+        block = query.new_empty(stop - start, len(gallery))
+        for i in range(0, len(gallery), _TILE):
+            tile = slice(i, i + _TILE)
+            block[:, tile] = torch.addmm(offset[tile], query[start:stop], gallery[tile].T, alpha=-2)
+        return block.numpy(force=True)
+
+    labels = _labels((len(query), len(gallery)), query_ids, gallery_ids, query_cams, gallery_cams)
+    return _score(rows, *labels, max_rank=max_rank)
+
+
+def rank_metrics_from_distances(
+    distances: Float[Tensor, "Q G"],
+    query_ids: Labels,
+    gallery_ids: Labels,
+    query_cams: Labels,
+    gallery_cams: Labels,
+    *,
+    max_rank: int = 50,
+) -> RankMetrics:
+    """Score the ranking of the gallery by given distances (of a re-ranking, say); all else as in `rank_metrics`."""
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        block = distances[start:stop]
+        return (block if block.dtype == torch.float64 else block.float()).numpy(force=True)
+
+    labels = _labels(tuple(distances.shape), query_ids, gallery_ids, query_cams, gallery_cams)
+    return _score(rows, *labels, max_rank=max_rank)
+
+
+def _features(features: Tensor, distance: str, name: str) -> Tensor:
+    """Features ready for the distance, in float32 or float64, known to be finite."""
+    if not features.isfinite().all():
+        raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
+    features = features.detach()
+    features = features if features.dtype == torch.float64 else features.float()
+    return normalize(features, dim=1) if distance == "cosine" else features
+
+
+def _labels(shape: tuple[int, int], *labels: Labels) -> list[np.ndarray]:
+    """Query and gallery identities, then cameras, as arrays of the expected lengths."""
+    arrays = [np.asarray(x.cpu() if isinstance(x, Tensor) else x) for x in labels]
+    names = ("query_ids", "gallery_ids", "query_cams", "gallery_cams")
+    for array, name, length in zip(arrays, names, shape * 2, strict=True):
+        if array.shape != (length,):
+            raise ValueError(f"{name} must have one entry for each of {length} images, got shape {array.shape}")
+    return arrays
+
+
+def _score(
+    rows: Callable[[int, int], np.ndarray],
+    query_ids: np.ndarray,
+    gallery_ids: np.ndarray,
+    query_cams: np.ndarray,
+    gallery_cams: np.ndarray,
+    *,
+    max_rank: int,
+) -> RankMetrics:
+    """Collect the ranks of all true matches; `rows(start, stop)` gives the distances of these queries."""
+    size, junk = len(gallery_ids), np.flatnonzero(gallery_ids == -1)
+    known = np.flatnonzero(gallery_ids != -1)
+    order = known[np.argsort(gallery_ids[known], kind="stable")]
+    first, last = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
+    lanes = max(_LANES, -(-size // 255))  # at most 255 rows of them, so that a byte holds their sum
+    ranks = []
+    for i in range(len(query_ids)):
+        if i % _QUERIES == 0:
+            block = rows(i, min(i + _QUERIES, len(query_ids)))
+            padded = np.full(-(-size // lanes) * lanes, np.inf, dtype=block.dtype)
+        items = order[first[i] : last[i]]
+        left_out = gallery_cams[items] == query_cams[i]
+        matches = items[~left_out]
+        if len(matches):
+            padded[:size] = block[i % _QUERIES]
+            if not (padded[:size].max() < np.inf and padded[:size].min() > -np.inf):
+                raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
+            padded[items[left_out]] = padded[junk] = np.inf
+            ranks.append(_ranks(padded, matches, lanes))
+    return _summary(ranks, min(max_rank, size))
+
+
+def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
+    """Number of items nearer than each match (ascending indices), ties by index; ascending."""
+    first, last = matches[0], matches[-1] + 1
+    limit, between = row[matches, None], row[first:last]
+    nearer = np.empty((len(matches), len(row)), dtype=bool)
+    np.less_equal(row[:first], limit, out=nearer[:, :first])  # of equals, items before all the matches rank higher
+    np.less(row[last:], limit, out=nearer[:, last:])  # and items after them lower
+    tied = (between == limit) & (np.arange(first, last) < matches[:, None])
+    nearer[:, first:last] = (between < limit) | tied
+    # Bytes are summed many at a time as long as the sum stays a byte.
+    counts = nearer.view(np.uint8).reshape(len(matches), -1, lanes).sum(axis=1, dtype=np.uint8)
+    return np.sort(counts.sum(axis=1, dtype=np.int64))
+
+
+def _summary(ranks: list[np.ndarray], max_rank: int) -> RankMetrics:
+    """The scores of the ranks (from 0, ascending) of each query's true matches."""
+    if not ranks:
+        raise ValueError("no query has a true match in the gallery (same identity, another camera): "
+                         "check identities and cameras, and that query and gallery were not swapped")
+    count = np.array([len(r) for r in ranks])
+    start = np.cumsum(count) - count  # where each query's matches begin
+    rank = np.concatenate(ranks)
+    found = np.arange(len(rank)) - np.repeat(start, count)  # true matches nearer than this one
+    precision = (found + 1) / (rank + 1)
+    before = np.where(rank > 0, found / np.maximum(rank, 1), 1.0)  # precision one rank earlier
+    average_precision = np.add.reduceat(precision, start) / count
+    trapezoid = np.add.reduceat((before + precision) / 2, start) / count
+    first_match = rank[start]
+    return RankMetrics(
+        cmc=np.cumsum(np.bincount(first_match, minlength=max_rank)[:max_rank]) / len(ranks),
+        mAP=average_precision.mean().item(),
+        mAP_trapezoid=trapezoid.mean().item(),
+        mINP=(count / (rank[start + count - 1] + 1)).mean().item(),
+        average_precision=average_precision,
+        first_match=first_match,
+    )

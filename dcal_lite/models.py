@@ -1,0 +1,156 @@
+"""Factories: a name and a few numbers in, a model out. The names are registered with timm too.
+
+`dcal_<vit>` is DCAL around timm's `<vit>`, for any vision transformer with a class token and absolute positions.
+"""
+
+import inspect
+import json
+from collections.abc import Callable
+from fnmatch import fnmatch
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import safe_open
+from torch import nn
+
+from dcal_lite.backbones import create_backbone, load_backbone_weights, read_weights
+from dcal_lite.checkpoint import write_weights
+from dcal_lite.dcal import DCAL
+from dcal_lite.errors import unknown
+
+DCAL_BACKBONES = (
+    "deit_tiny_patch16_224",
+    "deit_small_patch16_224",
+    "deit_base_patch16_224",
+    "vit_base_patch16_224",
+    "vit_base_r50_s16_224",
+    "vit_toy_patch8_64",
+)
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """List the models' names that match a shell pattern, e.g. "dcal_*"."""
+    return sorted(name for name in (f"dcal_{backbone}" for backbone in DCAL_BACKBONES) if fnmatch(name, filter))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    img_size: int | tuple[int, int] | None = None,
+    pretrained: bool | str | Path = False,
+    drop_path: float = 0.0,
+    **options: Any,
+) -> nn.Module:
+    """Create a model by name.
+
+    Args:
+        name: one of `list_models()`, or `dcal_` before the name of another suitable timm ViT.
+        num_classes: classes, or identities in training.
+        img_size: (height, width) in pixels; None takes the backbone's own.
+        pretrained: True downloads the backbone's ImageNet weights through timm. A path loads a .safetensors file:
+            either a backbone's (timm's key names) or a whole model's, as `save_model` writes it.
+        drop_path: stochastic depth of the last block, in [0, 1).
+        options: arguments of the model's class: `dl.DCAL`.
+
+    Raises:
+        ValueError: an unknown name or option (with the nearest known one), an unfit image size or weight file.
+    """
+    if not name.startswith("dcal_"):
+        raise unknown("model", name, list_models())
+    known = inspect.signature(DCAL).parameters.keys() - {"backbone", "num_classes"}
+    for key in options:
+        if key not in known:
+            raise unknown("model option", key, known)
+    download = pretrained is True
+    backbone = create_backbone(name.removeprefix("dcal_"), img_size=img_size, pretrained=download, drop_path=drop_path)
+    if isinstance(pretrained, bool) or is_whole(pretrained):
+        model = DCAL(backbone, num_classes, **options)
+        return model if isinstance(pretrained, bool) else load_weights(model, pretrained)
+    load_backbone_weights(backbone, pretrained)  # before DCAL copies the last block into GLCA
+    return DCAL(backbone, num_classes, **options)
+
+
+def is_whole(path: str | Path) -> bool:
+    """Tell whether a weight file holds a whole model of this library rather than a backbone."""
+    return any(key.startswith("heads.") for key in read_weights(path))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a whole model's weight file into `model` and return it; the first misfit is named in a ValueError."""
+    weights, own, name = read_weights(path), model.state_dict(), Path(path).name
+    for key in sorted(own.keys() ^ weights.keys()):
+        raise ValueError(f"{name!r} {'lacks' if key in own else 'has an extra'} {key!r}; it belongs to another model")
+    for key in own:
+        if own[key].shape != weights[key].shape:
+            raise ValueError(f"{name!r}: {key!r} of shape {tuple(own[key].shape)} expected, got "
+                             f"{tuple(weights[key].shape)}; the file belongs to another model")  # fmt: skip
+    model.load_state_dict(weights)
+    return model
+
+
+def save_model(model: nn.Module, path: str | Path, arguments: dict[str, Any], *, card: dict[str, Any] | None = None):
+    """Write a model's weights with the arguments that create it, so that `load_model` needs nothing else.
+
+    Args:
+        model: what `create_model(**arguments)` returned, perhaps trained.
+        path: a .safetensors file; appears whole or not at all.
+        arguments: of `create_model`, `name` included, weights excluded.
+        card: how the weights were made and what they score, for `model_card`.
+    """
+    write_weights(path, model.state_dict(), {"arguments": json.dumps(arguments), "card": json.dumps(card or {})})
+
+
+def load_model(name_or_path: str | Path) -> nn.Module:
+    """Load a model from the zoo by name, or from a file that `save_model` wrote; returned in evaluation mode."""
+    path = _find(name_or_path)
+    arguments = _metadata(path, "arguments")
+    if arguments.get("img_size"):
+        arguments["img_size"] = tuple(arguments["img_size"])
+    return load_weights(create_model(**arguments), path).eval()
+
+
+def model_card(name_or_path: str | Path) -> dict[str, Any]:
+    """Return how a model of the zoo, or of a file, was made: recipe, seed, command, and its scores in [0, 1]."""
+    return _metadata(_find(name_or_path), "card")
+
+
+def list_zoo() -> list[str]:
+    """List the trained toy models that the package brings."""
+    return sorted(_zoo())
+
+
+def _zoo() -> dict[str, Path]:
+    return {path.stem: path for path in Path(str(files("dcal_lite.zoo"))).glob("*.safetensors")}
+
+
+def _find(name_or_path: str | Path) -> Path:
+    path = _zoo().get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        raise unknown("zoo model or weight file", str(name_or_path), _zoo())
+    return path
+
+
+def _metadata(path: Path, key: str) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if key not in metadata:
+        raise ValueError(f"{path.name!r} does not say what model it is; use create_model(name, pretrained=path)")
+    return json.loads(metadata[key])
+
+
+def _register(name: str) -> None:
+    """Make `timm.create_model(name, ...)` work; timm finds entry points by function name and module."""
+
+    def entrypoint(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
+        return create_model(name, pretrained=pretrained, **options)
+
+    entrypoint.__name__ = name
+    register: Callable = timm.models.register_model
+    register(entrypoint)
+
+
+for _backbone in DCAL_BACKBONES:
+    _register(f"dcal_{_backbone}")

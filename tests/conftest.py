@@ -1,0 +1,40 @@
+"""What every test shares. The import hook comes first: it checks the shapes and types of all public signatures."""
+
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  the hook names it
+
+install_import_hook("dcal_lite", "tests.typecheck.check")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # pytest-xdist keeps the other cores busy
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the real data, which stands beside the repository and is not a part of it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data in ../shared/data, and there is no such folder")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator of random numbers, the same in every run."""
+    return np.random.default_rng(0)

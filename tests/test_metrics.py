@@ -1,0 +1,185 @@
+"""Ranking scores by counting against lists that are sorted and walked, an example by hand, and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import ranking_scores
+from sklearn.metrics import average_precision_score
+
+from dcal_lite import metrics
+from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances, top1
+
+
+def world(rng, queries=23, gallery=61, identities=6, cameras=3):
+    """Identities and cameras of a small world with junk (-1) and distractors (0)."""
+    query_ids, gallery_ids = rng.integers(1, identities, queries), rng.integers(-1, identities, gallery)
+    return query_ids, gallery_ids, rng.integers(0, cameras, queries), rng.integers(0, cameras, gallery)
+
+
+def assert_equals_oracle(result, oracle):
+    np.testing.assert_allclose(result.cmc, oracle["cmc"].mean(axis=0)[: len(result.cmc)], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(result.average_precision, oracle["ap"], rtol=1e-14)
+    np.testing.assert_array_equal(result.first_match, oracle["cmc"].argmax(axis=1))
+    assert result.mAP == pytest.approx(oracle["ap"].mean(), abs=1e-14)
+    assert result.mAP_trapezoid == pytest.approx(oracle["trapezoid"].mean(), abs=1e-14)
+    assert result.mINP == pytest.approx(oracle["inp"].mean(), abs=1e-14)
+    assert result.valid_queries == len(oracle["ap"])
+
+
+def same(a, b):
+    """Whether two results are equal to the last bit."""
+    scalars = (a.mAP, a.mAP_trapezoid, a.mINP) == (b.mAP, b.mAP_trapezoid, b.mINP)
+    return scalars and np.array_equal(a.cmc, b.cmc) and np.array_equal(a.average_precision, b.average_precision)
+
+
+def test_three_queries_five_items_by_hand():
+    # gallery          a    b    c    d    e
+    gallery_ids = np.array([1, 1, 2, -1, 0])
+    gallery_cams = np.array([0, 1, 1, 1, 1])
+    distances = torch.tensor([
+        [0.1, 0.4, 0.3, 0.2, 0.5],  # identity 1, camera 0: a is left out (same camera), d is junk: c b e, one hit at 2
+        [0.2, 0.5, 0.1, 0.3, 0.4],  # identity 1, camera 2: d is junk: c a e b, hits at 2 and 4
+        [0.5, 0.4, 0.3, 0.2, 0.1],  # identity 2, camera 1: c is left out, no true match is left: no valid query
+    ])  # fmt: skip
+    result = rank_metrics_from_distances(distances, np.array([1, 1, 2]), gallery_ids, np.array([0, 2, 1]), gallery_cams)
+    assert result.valid_queries == 2
+    np.testing.assert_array_equal(result.cmc, [0, 1, 1, 1, 1])
+    np.testing.assert_array_equal(result.average_precision, [1 / 2, (1 / 2 + 2 / 4) / 2])
+    assert result.mAP == 1 / 2
+    # just before the hits the precision is 0/1, then 0/1 and 1/3
+    assert result.mAP_trapezoid == pytest.approx(((0 + 1 / 2) / 2 + ((0 + 1 / 2) / 2 + (1 / 3 + 2 / 4) / 2) / 2) / 2)
+    assert result.mINP == (1 / 2 + 2 / 4) / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_equals_the_sorted_list(rng, dtype):
+    labels = world(rng)
+    distances = torch.from_numpy(rng.random((23, 61))).to(dtype)
+    assert_equals_oracle(rank_metrics_from_distances(distances, *labels), ranking_scores(distances.numpy(), *labels))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 12), st.integers(1, 4))
+def test_equals_the_sorted_list_with_ties(seed, queries, gallery, levels):
+    rng = np.random.default_rng(seed)
+    labels = world(rng, queries, gallery, identities=4)
+    distances = rng.integers(0, levels, (queries, gallery)).astype(np.float64)
+    oracle = ranking_scores(distances, *labels)
+    if len(oracle["ap"]):
+        assert_equals_oracle(rank_metrics_from_distances(torch.from_numpy(distances), *labels), oracle)
+    else:
+        with pytest.raises(ValueError, match="no query has a true match"):
+            rank_metrics_from_distances(torch.from_numpy(distances), *labels)
+
+
+def test_a_byte_cannot_overflow(rng, monkeypatch):
+    # Every lane of every row counts: 5 lanes of 255 rows, all items nearer than the only match.
+    distances = torch.zeros(1, 1271)
+    distances[0, 7] = 1
+    gallery_ids = np.zeros(1271, dtype=int)
+    gallery_ids[7] = 1
+    monkeypatch.setattr(metrics, "_LANES", 1)
+    result = rank_metrics_from_distances(distances, np.array([1]), gallery_ids, np.array([0]), np.ones(1271, dtype=int))
+    assert result.first_match.tolist() == [1270]
+
+
+@pytest.mark.parametrize(("distance", "metric"), [("euclidean", "sqeuclidean"), ("cosine", "cosine")])
+def test_features_equal_their_distances(rng, distance, metric):
+    labels = world(rng)
+    query, gallery = rng.standard_normal((23, 7)), 3 * rng.standard_normal((61, 7)) + 1
+    if metric == "cosine":
+        unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
+        distances = 1 - unit[0] @ unit[1].T
+    else:
+        distances = np.square(query[:, None] - gallery).sum(axis=2)
+    result = rank_metrics(torch.from_numpy(query), torch.from_numpy(gallery), *labels, distance=distance)
+    assert_equals_oracle(result, ranking_scores(distances, *labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_chunks_do_not_matter(rng, monkeypatch, dtype):
+    # Small integers make every distance exact, and many of them equal.
+    labels = world(rng, queries=37, gallery=101)
+    query, gallery = (torch.from_numpy(rng.integers(-2, 3, (n, 4))).to(dtype) for n in (37, 101))
+    reference = rank_metrics(query, gallery, *labels)
+    assert_equals_oracle(reference, ranking_scores(torch.cdist(query.double(), gallery.double()).numpy(), *labels))
+    for queries, tile, lanes in [(1, 1, 1), (5, 7, 3), (36, 100, 16), (64, 128, 1024)]:
+        monkeypatch.setattr(metrics, "_QUERIES", queries)
+        monkeypatch.setattr(metrics, "_TILE", tile)
+        monkeypatch.setattr(metrics, "_LANES", lanes)
+        assert same(rank_metrics(query, gallery, *labels), reference)
+
+
+def test_average_precision_equals_scikit_learn(rng):
+    query_ids, gallery_ids, query_cams, gallery_cams = world(rng)
+    distances = rng.random((23, 61))
+    result = rank_metrics_from_distances(torch.from_numpy(distances), query_ids, gallery_ids, query_cams, gallery_cams)
+    keep = (gallery_ids != -1) & ~((gallery_ids == query_ids[:, None]) & (gallery_cams == query_cams[:, None]))
+    outside = [
+        average_precision_score(gallery_ids[k] == i, -d[k])
+        for i, d, k in zip(query_ids, distances, keep, strict=True)
+        if (gallery_ids[k] == i).any()
+    ]
+    np.testing.assert_allclose(result.average_precision, outside, rtol=1e-12)
+
+
+def test_labels_may_be_tensors_and_the_inputs_stay_as_they_are(rng):
+    labels = world(rng)
+    distances = torch.from_numpy(rng.random((23, 61)))
+    before = distances.clone()
+    as_tensors = rank_metrics_from_distances(distances, *map(torch.from_numpy, labels))
+    assert same(as_tensors, rank_metrics_from_distances(distances, *labels))
+    assert torch.equal(distances, before)
+
+
+def test_features_may_need_gradients(rng):
+    labels = world(rng)
+    query, gallery = torch.rand(23, 4, requires_grad=True), torch.rand(61, 4, requires_grad=True)
+    assert same(rank_metrics(query, gallery, *labels), rank_metrics(query.detach(), gallery.detach(), *labels))
+
+
+def test_max_rank_cuts_the_curve(rng):
+    labels = world(rng)
+    distances = torch.from_numpy(rng.random((23, 61)))
+    curve = rank_metrics_from_distances(distances, *labels, max_rank=100).cmc
+    assert len(curve) == 61
+    np.testing.assert_array_equal(rank_metrics_from_distances(distances, *labels, max_rank=4).cmc, curve[:4])
+
+
+def test_bad_input(rng):
+    labels = world(rng)
+    query, gallery = torch.rand(23, 4), torch.rand(61, 4)
+    with pytest.raises(ValueError, match="unknown distance 'manhattan'"):
+        rank_metrics(query, gallery, *labels, distance="manhattan")
+    with pytest.raises(ValueError, match=r"gallery_ids must have one entry for each of 61 images, got shape \(60,\)"):
+        rank_metrics(query, gallery, labels[0], labels[1][:-1], *labels[2:])
+    with pytest.raises(ValueError, match="gallery features hold NaN"):
+        rank_metrics(query, gallery.where(gallery < 0.9, torch.nan), *labels)
+    with pytest.raises(ValueError, match="a distance of query 3 is NaN or infinite"):
+        rank_metrics(query.index_fill(0, torch.tensor([3]), 1e38), gallery, *labels)
+    with pytest.raises(ValueError, match="no query has a true match"):
+        rank_metrics(query[:0], gallery, labels[0][:0], labels[1], labels[2][:0], labels[3])
+    with pytest.raises(ValueError, match="no query has a true match"):
+        rank_metrics(query, gallery[:0], labels[0], labels[1][:0], labels[2], labels[3][:0])
+
+
+@pytest.mark.gpu
+def test_same_scores_on_the_gpu(rng):
+    labels = world(rng, queries=300, gallery=5000)
+    query, gallery = (torch.from_numpy(rng.integers(-2, 3, (n, 4))).float() for n in (300, 5000))
+    assert same(rank_metrics(query.cuda(), gallery.cuda(), *labels), rank_metrics(query, gallery, *labels))
+
+
+def test_top1_counts_the_largest_scores():
+    prediction = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.0, 0.1, 0.9]])
+    assert top1(prediction, torch.tensor([1, 1, 0, 2])) == 0.75  # of two equal scores the first counts
+    assert top1(prediction, torch.tensor([1, 1, 1, 2])) == 0.5
+
+
+def test_top1_refuses_nothing_and_nan():
+    with pytest.raises(ValueError, match="at least one image"):
+        top1(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="NaN predictions"):
+        top1(torch.tensor([[0.1, torch.nan]]), torch.tensor([0]))

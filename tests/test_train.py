@@ -1,0 +1,189 @@
+"""The engine: exact resume, schedules, losses, errors. Runs are tiny: two blocks, a few drawn images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dcal_lite as dl
+from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
+from dcal_lite.train import branch_losses, create_optimizer, learning_rate
+
+TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_every": 1}
+
+
+def tiny_recipe(name="dcal-fgvc", **overrides):
+    data = {"train": 64, "test": 32} if name == "dcal-fgvc" else {"train": 8, "test": 6, "strangers": 4}
+    return dl.load_recipe(name, preset="smoke", dataset_args=data, drop_path=0.2, **{**TINY, **overrides})
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_runs(one, other):
+    assert weights(one).keys() == weights(other).keys()
+    for key, value in weights(one).items():
+        assert torch.equal(value, weights(other)[key]), key
+
+
+@pytest.mark.parametrize("name", ["dcal-fgvc", "dcal-reid"])
+def test_a_run_writes_its_folder_and_repeats_exactly(name, tmp_path):
+    recipe = tiny_recipe(name)
+    runs = [dl.fit(recipe, output=tmp_path / str(i), progress=False) for i in range(2)]
+    assert_equal_runs(*(run.folder for run in runs))
+    folder = runs[0].folder
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "last", "metrics.jsonl", "model.safetensors", "recipe.yaml", "result.json"]  # fmt: skip
+    assert dl.load_recipe(folder / "recipe.yaml") == recipe
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2] and rows == runs[0].history
+    result = json.loads((folder / "result.json").read_text())
+    score = "top1" if name == "dcal-fgvc" else "mAP"
+    assert result["scores"][score] == rows[-1][score]
+    assert str(tmp_path) not in (folder / "result.json").read_text() + (folder / "recipe.yaml").read_text()
+    dataset = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
+    again = dl.evaluate(dl.load_model(folder / "model.safetensors"), dataset, **recipe.evaluation())
+    assert again[score] == pytest.approx(rows[-1][score])
+
+
+def test_another_seed_is_another_run(tmp_path):
+    runs = [dl.fit(tiny_recipe(epochs=1, seed=s), output=tmp_path / str(s), progress=False) for s in (0, 1)]
+    assert any(not torch.equal(v, weights(runs[1].folder)[k]) for k, v in weights(runs[0].folder).items())
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    recipe = tiny_recipe(epochs=3)
+    dl.fit(recipe, output=tmp_path / "whole", progress=False)
+    original = dl.train.Trainer.run_epoch
+
+    def interrupted(self, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        original(self, epoch)
+
+    monkeypatch.setattr(dl.train.Trainer, "run_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dl.fit(recipe, output=tmp_path / "stopped", progress=False)
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    monkeypatch.setattr(dl.train.Trainer, "run_epoch", original)
+    run = dl.fit(recipe, output=tmp_path / "stopped", progress=False)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+import dcal_lite as dl
+dl.fit(dl.load_recipe(sys.argv[1]), output=sys.argv[2], progress=False)
+"""
+
+
+@pytest.mark.parametrize("kills", [2])
+def test_a_killed_run_resumes_to_the_same_bits(kills, tmp_path, rng):
+    """kill -9 at random moments, then let it finish: the same weights as the run nobody touched."""
+    recipe = tiny_recipe(epochs=6, eval_every=0)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    dl.fit(recipe, output=tmp_path / "whole", progress=False)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "recipe.yaml"), str(tmp_path / "killed")]
+    for _ in range(kills):
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        before = set((tmp_path / "killed").glob("last/*.pt"))
+        while process.poll() is None and set((tmp_path / "killed").glob("last/*.pt")) == before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
+    dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="a run of another recipe"):
+        dl.fit(tiny_recipe(epochs=1, seed=1), output=tmp_path, progress=False)
+
+
+def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path):
+    recipe = tiny_recipe(epochs=3)
+    original = dl.train.Trainer.run_epoch
+
+    def poisoned(self, epoch):
+        if epoch == 1:
+            next(self.model.parameters()).data.fill_(float("nan"))
+        original(self, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dl.train.Trainer, "run_epoch", poisoned)
+        with pytest.raises(FloatingPointError, match=r"not finite in epoch 2, step 1 .*sa nan.*lower lr"):
+            dl.fit(recipe, output=tmp_path, progress=False)
+    assert [p.name for p in (tmp_path / "last").iterdir()] == ["epoch-0000.pt"]
+    assert len(dl.fit(recipe, output=tmp_path, progress=False).history) == 3
+
+
+def test_a_missing_or_foreign_weight_file_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="'none.safetensors' not found"):
+        dl.fit(tiny_recipe(), weights=tmp_path / "none.safetensors", output=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rate_is_linear_then_a_cosine():
+    recipe = dl.load_recipe("dcal-reid")
+    assert learning_rate(recipe, 0) == pytest.approx(0.01)
+    assert learning_rate(recipe, 2.5) == pytest.approx((0.01 + 1) / 2)
+    assert learning_rate(recipe, 60) == pytest.approx((1 + 0.002) / 2)
+    assert learning_rate(recipe, 120) == pytest.approx(0.002)
+
+
+def test_every_parameter_is_optimised_once_and_decayed_as_the_recipe_says():
+    for name in ("dcal-reid", "dcal-fgvc"):
+        recipe = dl.load_recipe(name, preset="toy")
+        model = dl.create_model(recipe.model, num_classes=5, img_size=recipe.img_size, **recipe.model_args)
+        weighting = UncertaintyWeighting(model.branches)
+        groups = create_optimizer(recipe, model, weighting).param_groups
+        found = {id(p): group for group in groups for p in group["params"]}
+        named = dict(model.named_parameters())
+        wanted = [p for p in (*named.values(), *weighting.parameters()) if p.requires_grad]
+        assert len(wanted) == len(found) == sum(len(group["params"]) for group in groups)
+        assert all(found[id(w)]["weight_decay"] == 0 for w in weighting.parameters())
+        matrix, bias = named["backbone.blocks.0.mlp.fc1.weight"], named["backbone.blocks.0.mlp.fc1.bias"]
+        assert found[id(matrix)]["weight_decay"] == recipe.weight_decay
+        assert found[id(bias)]["weight_decay"] == (recipe.weight_decay if recipe.decay_vectors else 0)
+        assert found[id(bias)]["peak"] == recipe.bias_lr * recipe.lr
+
+
+def test_branch_losses_use_each_images_own_label():
+    recipe = dl.load_recipe("dcal-reid", label_smoothing=0.1)
+    torch.manual_seed(0)
+    logits, features, targets = torch.randn(6, 4), torch.randn(6, 8), torch.tensor([0, 0, 1, 1, 2, 3])
+    losses = branch_losses(recipe, dl.Output({"sa": logits, "pwca": -logits}, {"sa": features, "pwca": features}), targets)
+    log = logits.log_softmax(1)
+    smoothed = -(0.9 * log[range(6), targets] + 0.1 * log.mean(1)).mean()
+    torch.testing.assert_close(losses["sa"], smoothed + batch_hard_triplet(features, targets))
+    assert losses["pwca"] > losses["sa"] or losses["pwca"] < losses["sa"]
+
+
+def test_uncertainty_weights_are_learned(tmp_path):
+    run = dl.fit(tiny_recipe(), output=tmp_path, progress=False)
+    assert all(abs(run.history[-1][f"w/{branch}"]) > 1e-4 for branch in ("sa", "glca", "pwca"))
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_half_precision_trains(precision, tmp_path):
+    run = dl.fit(tiny_recipe(epochs=1, precision=precision), output=tmp_path, progress=False)
+    assert 0 <= run.result["scores"]["top1"] <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_trains_on_a_gpu(precision, tmp_path):
+    run = dl.fit(tiny_recipe("dcal-reid", precision=precision), output=tmp_path, progress=False, device="cuda")
+    assert run.result["device"] == torch.cuda.get_device_name()
