@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
-	$(PY) -m uv pip sync --python $(PY) requirements.lock
+	$(PY) -m uv pip sync --compile-bytecode --python $(PY) requirements.lock
 	$(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -44,10 +44,13 @@ book: $(READY) _build/library  ## run every chapter and build the book into _bui
 	$(VENV)/bin/jupyter-book build . -W -n --keep-going
 	$(PY) tests/offline.py _build/html
 
-# The cache of executed notebooks knows the notebooks, not the library: empty it when the library or a package changed.
+# The cache of executed notebooks does not see a change of the library or of a package.
 _build/library: $(READY) $(LIBRARY)
 	rm -rf _build/.jupyter_cache
 	@mkdir -p $(@D) && touch $@
+
+# JOBS processes with one thread each are faster than one process with many.
+test test-all notebooks: export OMP_NUM_THREADS := 1
 
 test: $(READY)  ## run the tests, then every notebook (minutes)
 	$(PY) -m pytest -n $(JOBS)
@@ -59,7 +62,7 @@ test-all: $(READY)  ## run the slow tests too
 
 .PHONY: notebooks
 notebooks: $(READY)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book
+	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book
 
 lint: $(READY)  ## check style, formatting, and that notebooks are stored without outputs
 	$(PY) -m ruff check

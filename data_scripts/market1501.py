@@ -57,7 +57,7 @@ def miniature(root: Path, *, seed: int = 0) -> str:
 def _files(seed: int) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file in the archive."""
     yield "readme.txt", README.encode()
-    world = load_dataset("promenade", seed=seed, size=(128, 64), train=6, test=4, strangers=8)
+    world = load_dataset("promenade", seed=seed, size=(64, 32), train=3, test=2, strangers=4)
     numbers = _numbers(world)
     for split, folder in SPLITS.items():
         for name, image in _images(world[split], numbers):
@@ -66,7 +66,7 @@ def _files(seed: int) -> Iterator[tuple[str, bytes]]:
             if not name.startswith("0000"):
                 yield f"gt_bbox/{name}", jpeg  # in the real one, boxes drawn by hand
             elif split == "gallery":
-                yield f"{folder}/-1{name[4:]}", _jpeg(image[:48])  # junk: a box that holds a part of somebody
+                yield f"{folder}/-1{name[4:]}", _jpeg(image[:24])  # junk: a box that holds a part of somebody
 
 
 def _numbers(world: Dataset) -> dict[int, int]:

@@ -1,5 +1,7 @@
 """DCAL, RGA and HA-CNN: attention mechanisms for re-identification and fine-grained recognition."""
 
+import importlib
+
 from dcal_lite.attention_rollout import cls_rollout, mix_residual, rollout
 from dcal_lite.backbones import attention_maps
 from dcal_lite.data import list_datasets, load_dataset
@@ -9,7 +11,14 @@ from dcal_lite.heads import Output
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.metrics import RankMetrics, rank_metrics, top1
 from dcal_lite.models import create_model, list_models, list_zoo, load_model, model_card, save_model
-from dcal_lite.recipe import Recipe, list_recipes, load_recipe
+from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
 from dcal_lite.train import Run, fit
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """Import `dl.plot` when it is first used: training needs neither matplotlib nor seaborn, and they take seconds."""
+    if name == "plot":
+        return importlib.import_module("dcal_lite.plot")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

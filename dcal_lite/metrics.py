@@ -23,7 +23,8 @@ from dcal_lite.errors import check_choice
 
 _QUERIES = 256  # distances are made for so many queries at a time ...
 _TILE = 4096  # ... and so many gallery items: a fixed grid, so that no split of the gallery can change a last bit
-_LANES = 512  # columns that are counted side by side
+_LANES = 1024  # columns that are counted side by side
+_MATCHES = 64  # true matches of one query that are ranked at a time
 
 Labels = Int[np.ndarray, "_"] | Int[Tensor, "_"]
 
@@ -184,12 +185,13 @@ def _score(
             if not (padded[:size].max() < np.inf and padded[:size].min() > -np.inf):
                 raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
             padded[items[left_out]] = padded[junk] = np.inf
-            ranks.append(_ranks(padded, matches, lanes))
+            parts = [matches[k : k + _MATCHES] for k in range(0, len(matches), _MATCHES)]
+            ranks.append(np.sort(np.concatenate([_ranks(padded, part, lanes) for part in parts])))
     return _summary(ranks, min(max_rank, size))
 
 
 def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
-    """Number of items nearer than each match (ascending indices), ties by index; ascending."""
+    """Number of items nearer than each match (ascending indices), ties by index."""
     first, last = matches[0], matches[-1] + 1
     limit, between = row[matches, None], row[first:last]
     nearer = np.empty((len(matches), len(row)), dtype=bool)
@@ -199,7 +201,7 @@ def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
     nearer[:, first:last] = (between < limit) | tied
     # Bytes are summed many at a time as long as the sum stays a byte.
     counts = nearer.view(np.uint8).reshape(len(matches), -1, lanes).sum(axis=1, dtype=np.uint8)
-    return np.sort(counts.sum(axis=1, dtype=np.int64))
+    return counts.sum(axis=1, dtype=np.uint32).astype(np.int64)
 
 
 def _summary(ranks: list[np.ndarray], max_rank: int) -> RankMetrics:

@@ -39,12 +39,12 @@ def test_fine_grained_top1_by_hand():
 
 def test_reid_by_hand():
     query = solid([RED, GREEN], [1, 2], [1, 1])
-    gallery = solid([RED, (200, 20, 20), BLUE, GREEN], [1, 1, 2, 0], [1, 2, 2, 2])
+    gallery = solid([(255, 40, 0), (200, 20, 20), BLUE, GREEN], [1, 1, 2, 0], [1, 2, 2, 2])
     scores = dl.evaluate(Colour(), Dataset("x", "reid", {"train": query, "query": query, "gallery": gallery}), batch_size=1)
-    # query 1: its same-camera twin is dropped, the other is nearest: AP 1. query 2: GREEN distractor first, then
-    # blue and reddish are equally far but for the red one's mixture: BLUE is at sqrt(2), the red one a little nearer
+    # Query 1: its same-camera twin is left out, the other comes first: AP 1. Query 2: the green distractor, both
+    # reddish ones (each with some green in it), then blue, its only match, at rank 4: AP 1/4.
     assert scores["rank1"] == 0.5 and scores["rank5"] == 1.0
-    assert scores["mAP"] == pytest.approx((1 + 1 / 3) / 2) and scores["mINP"] == pytest.approx((1 + 1 / 3) / 2)
+    assert scores["mAP"] == pytest.approx((1 + 1 / 4) / 2) and scores["mINP"] == pytest.approx((1 + 1 / 4) / 2)
 
 
 def test_scores_do_not_depend_on_the_batch_and_the_mode_returns():

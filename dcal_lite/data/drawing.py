@@ -1,16 +1,16 @@
 """Anti-aliased shapes on a canvas, by NumPy alone: the pencil of the two toy worlds.
 
-A `Shape` is a signed distance function (negative inside) with a bounding box. A `Frame` places it, a `Canvas` paints it and
-remembers which part of the figure each pixel shows. Lengths are relative to the height of the picture, so the same scene
-appears at every size.
+A `Shape` is a signed distance function (negative inside) with a bounding box. A `Frame` places it, a `Canvas` paints it
+and remembers which part of the figure each pixel shows. Lengths are relative to the height of the picture, so the same
+scene appears at every size.
 
-Two choices make the pixels the same on every platform. Random numbers come from the raw stream of PCG64, which NumPy keeps
-stable. Arithmetic is + - * / and the square root, one NumPy call each, which IEEE 754 rounds in one way only: no sine, no
-power, no sum over pixels. For that reason a rotation is given by the tangent of half its angle.
+Two choices make the pixels the same on every platform. Random numbers come from the raw stream of PCG64, which NumPy
+keeps stable. Arithmetic is + - * / and the square root, one NumPy call each, which IEEE 754 rounds in one way only: no
+sine, no power, no sum over pixels. For that reason a rotation is given by the tangent of half its angle.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -35,8 +35,8 @@ class Drawing:
 
     Args:
         image: the picture.
-        masks: for each discriminative part, the pixels that show some of it. What is hidden is left out; a part that the
-            figure lacks (no crown) keeps the mask of its place. Empty if masks were not asked for.
+        masks: for each discriminative part, the pixels that show some of it. What is hidden is left out; a part that
+            the figure lacks (no crown) keeps the mask of its place. Empty if masks were not asked for.
         figure: the pixels that show some of the bird or person.
         label: species, or identity (0: a stranger).
         camera: 0 where there is only one.
@@ -112,96 +112,129 @@ class Chance:
         return [left.pop(int(self.uniform(0, len(left)))) for _ in range(count)]
 
 
+class Shape(ABC):
+    """A region of the plane."""
+
+    @property
+    @abstractmethod
+    def box(self) -> Box:
+        """Outside of this box the region is empty."""
+
+    @abstractmethod
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the signed distance at points (x, y), which broadcast, as a new array; negative inside."""
+
+
 @dataclass(frozen=True)
-class Shape:
-    """A region of the plane.
+class Ellipse(Shape):
+    """An upright ellipse: centre and radii."""
 
-    Args:
-        box: the region is empty outside.
-        distance: signed distance at points (x, y), arrays that broadcast; negative inside. It returns a new array.
-    """
+    x: float
+    y: float
+    rx: float
+    ry: float
 
-    box: Box
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    @property
+    def box(self) -> Box:
+        return self.x - self.rx, self.y - self.ry, self.x + self.rx, self.y + self.ry
 
-    def union(self, other: "Shape", fillet: float = 0.0) -> "Shape":
-        """Unite two shapes, and round the corners between them with a fillet of about this radius."""
-
-        def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            one, two = self.distance(x, y), other.distance(x, y)
-            nearest = np.minimum(one, two)
-            if fillet == 0:
-                return nearest
-            blend = np.maximum(fillet - np.abs(one - two), 0.0)
-            return nearest - blend * blend * (0.25 / fillet)
-
-        (a, b, c, d), (e, f, g, h) = self.box, other.box
-        return Shape((min(a, e), min(b, f), max(c, g), max(d, h)), distance)
-
-
-def ellipse(x: float, y: float, rx: float, ry: float) -> Shape:
-    """Return an upright ellipse, given its centre and radii."""
-
-    def distance(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-        u, v = (px - x) * (1 / rx), (py - y) * (1 / ry)
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        u, v = (x - self.x) * (1 / self.rx), (y - self.y) * (1 / self.ry)
         level = np.sqrt(u * u + v * v)
-        if rx == ry:
-            return (level - 1.0) * rx
-        u, v = u * (1 / rx), v * (1 / ry)  # to first order, the distance is the level over its gradient
+        if self.rx == self.ry:
+            return (level - 1.0) * self.rx
+        u, v = u * (1 / self.rx), v * (1 / self.ry)  # to first order, the distance is the level over its gradient
         return level * (level - 1.0) / np.maximum(np.sqrt(u * u + v * v), 1e-6)
 
-    return Shape((x - rx, y - ry, x + rx, y + ry), distance)
 
+@dataclass(frozen=True)
+class Brush(Shape):
+    """The trace of a round brush from (x0, y0) to (x1, y1), its radius going from r0 to r1."""
 
-def brush(x0: float, y0: float, x1: float, y1: float, r0: float, r1: float | None = None) -> Shape:
-    """Return the trace of a round brush from (x0, y0) to (x1, y1), whose radius goes from r0 to r1 (None: stays)."""
-    r1 = r0 if r1 is None else r1
-    dx, dy, r = x1 - x0, y1 - y0, max(r0, r1)
-    length2 = dx * dx + dy * dy
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    r0: float
+    r1: float
 
-    def distance(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-        u, v = px - x0, py - y0
+    @property
+    def box(self) -> Box:
+        (left, right), (top, bottom) = sorted((self.x0, self.x1)), sorted((self.y0, self.y1))
+        r = max(self.r0, self.r1)
+        return left - r, top - r, right + r, bottom + r
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        dx, dy, dr = self.x1 - self.x0, self.y1 - self.y0, self.r1 - self.r0
+        length2 = dx * dx + dy * dy
+        u, v = x - self.x0, y - self.y0
         t = np.minimum(np.maximum(u * (dx / length2) + v * (dy / length2), 0.0), 1.0)
         u, v = u - t * dx, v - t * dy
         reach = np.sqrt(u * u + v * v)
-        return reach - r0 if r0 == r1 else reach - (t * (r1 - r0) + r0)
-
-    return Shape((min(x0, x1) - r, min(y0, y1) - r, max(x0, x1) + r, max(y0, y1) + r), distance)
+        return reach - (t * dr + self.r0) if dr else reach - self.r0
 
 
-def leaf(x: float, y: float, length: float, width: float) -> Shape:
-    """Return a horizontal leaf, pointed at both ends: where two circles overlap."""
-    a, b = length / 2, width / 2
-    offset = (a * a - b * b) / (2 * b)
+@dataclass(frozen=True)
+class Leaf(Shape):
+    """A horizontal leaf at the origin, length 1, pointed at both ends: where two circles overlap."""
 
-    def distance(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-        u, v = px - x, np.abs(py - y) + offset
-        return np.sqrt(u * u + v * v) - (offset + b)
+    width: float
 
-    return Shape((x - a, y - b, x + a, y + b), distance)
+    @property
+    def box(self) -> Box:
+        return -0.5, -self.width / 2, 0.5, self.width / 2
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        radius = (1 + self.width * self.width) / (4 * self.width)
+        v = np.abs(y) + (radius - self.width / 2)
+        return np.sqrt(x * x + v * v) - radius
 
 
-def slab(x: float, top: float, bottom: float, w0: float, w1: float | None = None, *, corner: float = 0.0) -> Shape:
-    """Return an upright trapezoid with rounded corners.
+@dataclass(frozen=True)
+class Slab(Shape):
+    """An upright trapezoid: axis, extent in y, half its width at the top and at the bottom, radius of its corners."""
 
-    Args:
-        x: its axis.
-        top, bottom: its extent in y.
-        w0, w1: half its width at the top and at the bottom; None: the same.
-        corner: radius of the corners.
-    """
-    w1 = w0 if w1 is None else w1
-    middle, half, slope = (top + bottom) / 2, (bottom - top) / 2, (w1 - w0) / (bottom - top)
+    x: float
+    top: float
+    bottom: float
+    w0: float
+    w1: float
+    corner: float = 0.0
 
-    def distance(px: np.ndarray, py: np.ndarray) -> np.ndarray:
-        u = np.abs(px - x) - (py - top) * slope - (w0 - corner)
-        v = np.abs(py - middle) - (half - corner)
+    @property
+    def box(self) -> Box:
+        w = max(self.w0, self.w1)
+        return self.x - w, self.top, self.x + w, self.bottom
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        middle, height = (self.top + self.bottom) / 2, self.bottom - self.top
+        u = np.abs(x - self.x) - (y - self.top) * ((self.w1 - self.w0) / height) - (self.w0 - self.corner)
+        v = np.abs(y - middle) - (height / 2 - self.corner)
         inside = np.minimum(np.maximum(u, v), 0.0)
         u, v = np.maximum(u, 0.0), np.maximum(v, 0.0)
-        return np.sqrt(u * u + v * v) + inside - corner
+        return np.sqrt(u * u + v * v) + inside - self.corner
 
-    w = max(w0, w1)
-    return Shape((x - w, top, x + w, bottom), distance)
+
+@dataclass(frozen=True)
+class Union(Shape):
+    """Two shapes in one; corners between them are filled with a radius of about `fillet`."""
+
+    one: Shape
+    two: Shape
+    fillet: float = 0.0
+
+    @property
+    def box(self) -> Box:
+        (a, b, c, d), (e, f, g, h) = self.one.box, self.two.box
+        return min(a, e), min(b, f), max(c, g), max(d, h)
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        one, two = self.one.distance(x, y), self.two.distance(x, y)
+        nearest = np.minimum(one, two)
+        if self.fillet == 0:
+            return nearest
+        blend = np.maximum(self.fillet - np.abs(one - two), 0.0)
+        return nearest - blend * blend * (0.25 / self.fillet)
 
 
 class Frame:
@@ -245,8 +278,8 @@ class Frame:
 class Stroke(NamedTuple):
     """One act of painting a figure.
 
-    shape: in the figure's coordinates. colour: None if the figure lacks the part, then only its place is noted. part: the
-    discriminative part it belongs to, if any. within: the shape of an earlier stroke that cuts this one off.
+    shape: in the figure's coordinates. colour: None if the figure lacks the part, then only its place is noted. part:
+    the discriminative part it belongs to, if any. within: the shape of an earlier stroke that cuts this one off.
     """
 
     shape: Shape
@@ -381,7 +414,7 @@ def lightness(colour: Colour) -> float:
 
 def check_size(size: tuple[int, int]) -> None:
     """Raise ValueError unless size is (height, width), both at least 32."""
-    if len(size) != 2 or min(size) < 32:
+    if min(size) < 32:
         raise ValueError(f"size must be (height, width), each at least 32 pixels, got {size}: draw larger, then shrink")
 
 

@@ -1,8 +1,8 @@
 """Plumage: drawn birds, a fine-grained toy world whose discriminative parts are known.
 
-Six families differ in colour and build. The four species of a family differ in three small marks only (a crown, a wing bar,
-a tail tip, ...): each mark is there or not, no mark alone tells the species, any two do. Pose, background, light and the
-leaves in front depend on the image's number alone.
+Six families differ in colour and build. The four species of a family differ in three small marks only (a crown, a wing
+bar, a tail tip, ...): each mark is there or not, no mark alone tells the species, any two do. Pose, background, light
+and the leaves in front depend on the image's number alone.
 
     world = Plumage(seed=0, size=(64, 64))
     drawing = world.draw(17)            # image, masks of the three marks, figure, label
@@ -18,22 +18,22 @@ from typing import NamedTuple
 
 from .drawing import (
     CODES,
+    Brush,
     Canvas,
     Chance,
     Colour,
     Drawing,
+    Ellipse,
     Frame,
-    Shape,
+    Leaf,
     Stroke,
+    Union,
     World,
-    brush,
     check_least,
-    ellipse,
-    leaf,
     palette,
     rgb,
     shade,
-)  # fmt: skip
+)
 from .records import Dataset, Record, Split
 
 TEST = 1_000_000  # test images are numbered from here on, training images from 0
@@ -60,18 +60,24 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family("finch", palette("a8573a ecc9a4 7d4632 5b5563"), (0.33, 0.25), (0.25, -0.25, 0.19), (-0.60, 0.16, 0.085, 0.065),
-           (0.15, 0.085), 0.13, 0.0, {"crown": SNOW, "wing bar": SNOW, "tail tip": GOLD}),
-    Family("tit", palette("5f86ad f3dc7a 46698f 2b2a33"), (0.30, 0.25), (0.22, -0.25, 0.215), (-0.56, 0.13, 0.07, 0.055),
-           (0.09, 0.05), 0.13, 0.0, {"eye stripe": INK, "throat": INK, "wing bar": SNOW}),
-    Family("wagtail", palette("8d929c f1eee6 6a6f7b 2b2a33"), (0.31, 0.20), (0.26, -0.21, 0.155), (-0.80, 0.14, 0.06, 0.05),
-           (0.13, 0.035), 0.20, 0.0, {"crown": INK, "breast": GOLD, "tail tip": SNOW}),
-    Family("kingfisher", palette("1f7f8c e58a45 145d6b 2b2a33"), (0.28, 0.23), (0.24, -0.27, 0.20), (-0.50, 0.18, 0.075, 0.06),
-           (0.34, 0.06), 0.09, 0.0, {"eye stripe": SNOW, "throat": SNOW, "tail tip": SNOW}),
-    Family("waxwing", palette("b89a84 e3d2c0 8b6f60 3a353b"), (0.32, 0.23), (0.25, -0.24, 0.175), (-0.58, 0.16, 0.075, 0.06),
-           (0.10, 0.055), 0.13, 0.24, {"throat": INK, "wing bar": GOLD, "breast": RUST}),
-    Family("parakeet", palette("5fa04b c3d977 3f7a3c d5533f"), (0.31, 0.215), (0.25, -0.26, 0.185), (-0.84, 0.30, 0.075, 0.012),
-           (0.12, 0.095), 0.10, 0.0, {"crown": GOLD, "eye stripe": INK, "breast": ROSE}),
+    Family("finch", palette("a8573a ecc9a4 7d4632 5b5563"), body=(0.33, 0.25), head=(0.25, -0.25, 0.19),
+           tail=(-0.60, 0.16, 0.085, 0.065), beak=(0.15, 0.085), legs=0.13, crest=0.0,
+           marks={"crown": SNOW, "wing bar": SNOW, "tail tip": GOLD}),
+    Family("tit", palette("5f86ad f3dc7a 46698f 2b2a33"), body=(0.30, 0.25), head=(0.22, -0.25, 0.215),
+           tail=(-0.56, 0.13, 0.07, 0.055), beak=(0.09, 0.05), legs=0.13, crest=0.0,
+           marks={"eye stripe": INK, "throat": INK, "wing bar": SNOW}),
+    Family("wagtail", palette("8d929c f1eee6 6a6f7b 2b2a33"), body=(0.31, 0.20), head=(0.26, -0.21, 0.155),
+           tail=(-0.80, 0.14, 0.06, 0.05), beak=(0.13, 0.035), legs=0.20, crest=0.0,
+           marks={"crown": INK, "breast": GOLD, "tail tip": SNOW}),
+    Family("kingfisher", palette("1f7f8c e58a45 145d6b 2b2a33"), body=(0.28, 0.23), head=(0.24, -0.27, 0.20),
+           tail=(-0.50, 0.18, 0.075, 0.06), beak=(0.34, 0.06), legs=0.09, crest=0.0,
+           marks={"eye stripe": SNOW, "throat": SNOW, "tail tip": SNOW}),
+    Family("waxwing", palette("b89a84 e3d2c0 8b6f60 3a353b"), body=(0.32, 0.23), head=(0.25, -0.24, 0.175),
+           tail=(-0.58, 0.16, 0.075, 0.06), beak=(0.10, 0.055), legs=0.13, crest=0.24,
+           marks={"throat": INK, "wing bar": GOLD, "breast": RUST}),
+    Family("parakeet", palette("5fa04b c3d977 3f7a3c d5533f"), body=(0.31, 0.215), head=(0.25, -0.26, 0.185),
+           tail=(-0.84, 0.30, 0.075, 0.012), beak=(0.12, 0.095), legs=0.10, crest=0.0,
+           marks={"crown": GOLD, "eye stripe": INK, "breast": ROSE}),
 )  # fmt: skip
 
 
@@ -169,18 +175,18 @@ def _paint_background(canvas: Canvas, chance: Chance) -> None:
     canvas.fill(*chance.choice(SKIES))
     for _ in range(3):
         radius = chance.uniform(0.12, 0.3)
-        bush = ellipse(chance.uniform(), chance.uniform(0.1, 1.0), radius, radius)
+        bush = Ellipse(chance.uniform(), chance.uniform(0.1, 1.0), radius, radius)
         canvas.paint(bush, chance.choice(LEAVES), soft=0.12, opacity=chance.uniform(0.2, 0.5))
     for _ in range(7):
         _paint_leaf(canvas, chance)
     for _ in range(3):
-        canvas.paint(ellipse(chance.uniform(), chance.uniform(), 0.022, 0.022), chance.choice(BERRIES))
+        canvas.paint(Ellipse(chance.uniform(), chance.uniform(), 0.022, 0.022), chance.choice(BERRIES))
 
 
 def _paint_leaf(canvas: Canvas, chance: Chance) -> None:
     colour = shade(chance.choice(LEAVES), chance.uniform(0.8, 1.15))
     frame = Frame(chance.uniform(), chance.uniform(), scale=chance.uniform(0.12, 0.22), tilt=chance.uniform(-1, 1))
-    canvas.paint(leaf(0, 0, 1, chance.uniform(0.35, 0.5)), colour, frame)
+    canvas.paint(Leaf(chance.uniform(0.35, 0.5)), colour, frame)
 
 
 def _paint_bird(canvas: Canvas, chance: Chance, label: int) -> None:
@@ -194,7 +200,7 @@ def _paint_bird(canvas: Canvas, chance: Chance, label: int) -> None:
     frame = Frame(x, y, scale=scale, tilt=chance.uniform(-0.09, 0.09), flip=flip)
     ground = frame.point(0.05, family.body[1] + family.legs)[1] + 0.02
     slope = chance.uniform(-0.08, 0.08)
-    canvas.paint(brush(-0.05, ground - slope, 1.05, ground + slope, 0.028, 0.018), BARK)
+    canvas.paint(Brush(-0.05, ground - slope, 1.05, ground + slope, 0.028, 0.018), BARK)
     canvas.paint_figure(_bird(label), frame)
 
 
@@ -206,29 +212,30 @@ def _bird(label: int) -> tuple[Stroke, ...]:
     (rx, ry), (hx, hy, r), (tx, ty, t0, t1) = family.body, family.head, family.tail
     length, thickness = family.beak
     foot, eye = ry + family.legs, (hx + 0.35 * r, hy - 0.05 * r)
-    tail = brush(-0.2, 0.02, tx, ty, t0, t1)
-    plumes = brush(0.06, -0.03, -0.36, 0.10, 0.145, 0.035)
-    trunk = ellipse(0, 0, rx, ry).union(ellipse(hx, hy, r, r), fillet=0.16)
+    tail = Brush(-0.2, 0.02, tx, ty, t0, t1)
+    plumes = Brush(0.06, -0.03, -0.36, 0.10, 0.145, 0.035)
+    trunk = Union(Ellipse(0, 0, rx, ry), Ellipse(hx, hy, r, r), 0.16)
 
-    def mark(site: str, shape: Shape, within: Shape | None = None) -> list[Stroke]:
-        return [Stroke(shape, marks[site], site, within)] if site in marks else []
-
-    legs = brush(-0.02, 0.1, 0.0, foot, 0.016).union(brush(0.09, 0.1, 0.11, foot, 0.016))
-    crest = brush(hx - 0.25 * r, hy - 0.6 * r, hx - 0.9 * r - 0.6 * family.crest, hy - 0.8 * r - 0.7 * family.crest, 0.45 * r, 0.02)
-    return (
+    stripe = Brush(hx - 0.75 * r, hy + 0.05 * r, hx + 0.8 * r, hy - 0.02 * r, 0.17 * r, 0.17 * r)
+    legs = Union(Brush(-0.02, 0.1, 0.0, foot, 0.016, 0.016), Brush(0.09, 0.1, 0.11, foot, 0.016, 0.016))
+    cx, cy = hx - 0.9 * r - 0.6 * family.crest, hy - 0.8 * r - 0.7 * family.crest
+    crest = Brush(hx - 0.25 * r, hy - 0.6 * r, cx, cy, 0.45 * r, 0.02)
+    strokes = (
         Stroke(tail, shade(wing, 0.92)),
-        *mark("tail tip", brush(tx + 0.1, 0.9 * ty, tx - 0.1, ty, 0.1), tail),
+        Stroke(Brush(tx + 0.1, 0.9 * ty, tx - 0.1, ty, 0.1, 0.1), None, "tail tip", tail),
         Stroke(legs, shade(beak, 0.8)),
         *([Stroke(crest, back)] if family.crest else []),
-        Stroke(brush(hx + 0.8 * r, hy + 0.08 * r, hx + r + length, hy + 0.2 * r, thickness, 0.008), beak),
+        Stroke(Brush(hx + 0.8 * r, hy + 0.08 * r, hx + r + length, hy + 0.2 * r, thickness, 0.008), beak),
         Stroke(trunk, back),
-        Stroke(ellipse(0.1, 0.12, 0.30, 0.19), belly, within=trunk),
-        *mark("breast", ellipse(hx - 0.02, 0.05, 0.13, 0.11), trunk),
-        *mark("throat", ellipse(hx + 0.45 * r, hy + 0.85 * r, 0.62 * r, 0.5 * r), trunk),
-        *mark("crown", ellipse(hx - 0.05 * r, hy - 0.95 * r, 0.85 * r, 0.55 * r), trunk),
+        Stroke(Ellipse(0.1, 0.12, 0.30, 0.19), belly, within=trunk),
+        Stroke(Ellipse(hx - 0.02, 0.05, 0.13, 0.11), None, "breast", trunk),
+        Stroke(Ellipse(hx + 0.45 * r, hy + 0.85 * r, 0.62 * r, 0.5 * r), None, "throat", trunk),
+        Stroke(Ellipse(hx - 0.05 * r, hy - 0.95 * r, 0.85 * r, 0.55 * r), None, "crown", trunk),
         Stroke(plumes, wing),
-        *mark("wing bar", brush(-0.15, -0.12, -0.09, 0.16, 0.036), plumes),
-        *mark("eye stripe", brush(hx - 0.75 * r, hy + 0.05 * r, hx + 0.8 * r, hy - 0.02 * r, 0.17 * r)),
-        Stroke(ellipse(*eye, 0.045, 0.045), rgb("211f26")),
-        Stroke(ellipse(eye[0] + 0.014, eye[1] - 0.016, 0.014, 0.014), SNOW),
+        Stroke(Brush(-0.15, -0.12, -0.09, 0.16, 0.036, 0.036), None, "wing bar", plumes),
+        Stroke(stripe, None, "eye stripe"),
+        Stroke(Ellipse(*eye, 0.045, 0.045), rgb("211f26")),
+        Stroke(Ellipse(eye[0] + 0.014, eye[1] - 0.016, 0.014, 0.014), SNOW),
     )
+    own = [stroke for stroke in strokes if stroke.part is None or stroke.part in marks]
+    return tuple(stroke._replace(colour=marks[stroke.part]) if stroke.part else stroke for stroke in own)

@@ -1,8 +1,8 @@
 """Promenade: drawn people seen by four cameras, a re-identification toy world whose discriminative parts are known.
 
-People come in groups of four who are dressed alike. The members of a group differ in three small parts only (cap, scarf, bag,
-...): each part has two forms, no part alone tells the member, any two do. Cameras differ in background, light, colour cast
-and distance; boxes are misaligned; poles, bushes and fences hide parts of people; strangers pass by.
+People come in groups of four who are dressed alike. The members of a group differ in three small parts only (cap,
+scarf, bag, ...): each part has two forms, no part alone tells the member, any two do. Cameras differ in background,
+light, colour cast and distance; boxes are misaligned; poles, bushes and fences hide parts of people; strangers pass by.
 
     world = Promenade(seed=0, size=(64, 32))
     drawing = world.draw(17)            # image, masks of the three parts, figure, label, camera
@@ -19,29 +19,31 @@ from typing import NamedTuple
 
 from .drawing import (
     CODES,
+    Brush,
     Canvas,
     Chance,
     Colour,
     Drawing,
+    Ellipse,
     Frame,
     Shape,
+    Slab,
     Stroke,
+    Union,
     World,
-    brush,
     check_least,
-    ellipse,
     lightness,
     palette,
     rgb,
     shade,
-    slab,
-)  # fmt: skip
+)
 from .records import Dataset, Record, Split
 
 SHOTS = 4  # images of one person by one camera
 TEST = 100_000  # test people are numbered from here on, training people from 1
 STRANGERS = 1_000_000  # whoever is numbered from here on is a distractor: label 0, as "0000" in Market-1501
 _OUTFIT, _SCENE = 0, 1  # what a random number is for
+Forms = dict[str, Colour | None]  # the form of each part by which members of a group differ; None: absent
 
 SKINS = palette("f3cfb3 e0ac85 c68a62 9a6542 6d4630")
 HAIRS = palette("2a2320 5b3a26 8a5a33 c99b57 9c9793 a5482f")
@@ -186,8 +188,8 @@ def _record(person: int, camera: int, shot: int) -> Record:
 
 
 @lru_cache(maxsize=4096)
-def _dress(seed: int, person: int) -> tuple[Outfit, dict[str, Colour | None]]:
-    """Return what a person wears, and the forms of the three parts that tell the person from the others of the group."""
+def _dress(seed: int, person: int) -> tuple[Outfit, Forms]:
+    """Return what a person wears, and the forms of the three parts that tell members of the group apart."""
     group, member = divmod(person - 1, len(CODES))
     outfit = _outfit(Chance(seed, _OUTFIT, group))
     forms = {part: pair[bit] for bit, (part, pair) in zip(CODES[member], outfit.parts.items(), strict=True)}
@@ -203,7 +205,8 @@ def _outfit(chance: Chance) -> Outfit:
         second = chance.choice([accent for accent in _distinct(first) if accent in _distinct(grounds[part])])
         parts[part] = (first if part == "shoes" or chance.uniform() < 0.3 else None, second)
     legwear = chance.choice(("trousers", "trousers", "shorts", "skirt"))
-    return Outfit(skin, hair, top, bottom, legwear, chance.uniform() < 0.5, chance.uniform() < 0.6, chance.uniform(0.9, 1.12), parts)
+    long_hair, long_sleeves, build = chance.uniform() < 0.5, chance.uniform() < 0.6, chance.uniform(0.9, 1.12)
+    return Outfit(skin, hair, top, bottom, legwear, long_hair, long_sleeves, build, parts)
 
 
 def _distinct(ground: Colour) -> list[Colour]:
@@ -218,88 +221,92 @@ def _paint_place(canvas: Canvas, chance: Chance, view: Camera) -> None:
     for k in range(3):
         x = start + 0.3 * k
         if view.place == "windows":
-            canvas.paint(slab(x, 0.1, 0.38, 0.08, corner=0.01), shade(view.wall, 0.62))
+            canvas.paint(Slab(x, 0.1, 0.38, 0.08, 0.08, 0.01), shade(view.wall, 0.62))
         elif view.place == "columns":
-            canvas.paint(slab(x, -0.1, horizon, 0.03), shade(view.wall, 0.8))
+            canvas.paint(Slab(x, -0.1, horizon, 0.03, 0.03), shade(view.wall, 0.8))
         elif view.place == "park":
-            canvas.paint(ellipse(x, horizon - 0.1, 0.17, 0.17), rgb("5e8a57"), soft=0.05)
+            canvas.paint(Ellipse(x, horizon - 0.1, 0.17, 0.17), rgb("5e8a57"), soft=0.05)
         else:
-            canvas.paint(slab(x, 0.28, horizon, 0.1, corner=0.02), shade(view.wall, 0.72))
-    canvas.paint(slab(0.25, horizon, 1.2, 0.5), view.floor)
+            canvas.paint(Slab(x, 0.28, horizon, 0.1, 0.1, 0.02), shade(view.wall, 0.72))
+    canvas.paint(Slab(0.25, horizon, 1.2, 0.5, 0.5), view.floor)
 
 
 def _paint_obstacle(canvas: Canvas, chance: Chance) -> None:
     """Paint a pole, a bush or a fence in front, or nothing."""
     kind, x, y = chance.uniform(), chance.uniform(0, 0.5), chance.uniform(0.75, 1.0)
     if kind < 0.15:
-        canvas.paint(slab(x, -0.1, 1.1, 0.028), rgb("4f545c"))
+        canvas.paint(Slab(x, -0.1, 1.1, 0.028, 0.028), rgb("4f545c"))
     elif kind < 0.35:
         for k in (-0.07, 0.0, 0.07):
-            canvas.paint(ellipse(x + k, y + 0.08 + abs(k) / 2, 0.085, 0.085), shade(rgb("4f8a52"), 1 + k))
+            canvas.paint(Ellipse(x + k, y + 0.08 + abs(k) / 2, 0.085, 0.085), shade(rgb("4f8a52"), 1 + k))
     elif kind < 0.5:
         for rail in (y - 0.06, y + 0.05):
-            canvas.paint(slab(0.25, rail, rail + 0.04, 0.4), rgb("8a6a4e"))
+            canvas.paint(Slab(0.25, rail, rail + 0.04, 0.4, 0.4), rgb("8a6a4e"))
 
 
-def _paint_person(
-    canvas: Canvas, chance: Chance, scale: float, outfit: Outfit, forms: dict[str, Colour | None]
-) -> None:
+def _paint_person(canvas: Canvas, chance: Chance, scale: float, outfit: Outfit, forms: Forms) -> None:
     """Paint a shadow and the person, at a place that shifts because boxes do."""
     scale *= chance.uniform(0.92, 1.12)
     x, feet = 0.25 + chance.uniform(-0.05, 0.05), 0.95 + chance.uniform(-0.05, 0.06)
     frame = Frame(x, feet - scale, scale=scale, tilt=chance.uniform(-0.03, 0.03), flip=chance.uniform() < 0.5)
-    canvas.paint(ellipse(x, feet - 0.005, 0.17, 0.025), (0.1, 0.1, 0.15), soft=0.03, opacity=0.35)
+    canvas.paint(Ellipse(x, feet - 0.005, 0.17, 0.025), (0.1, 0.1, 0.15), soft=0.03, opacity=0.35)
     canvas.paint_figure(_figure(outfit, forms, chance.uniform(0.3, 1.0), chance.uniform(-1, 1)), frame)
 
 
-def _figure(outfit: Outfit, forms: dict[str, Colour | None], stride: float, swing: float) -> list[Stroke]:
+def _figure(outfit: Outfit, forms: Forms, stride: float, swing: float) -> list[Stroke]:
     """Return the strokes of a person who walks to the right, from back to front; height 1, soles at y = 1.
 
     Args:
+        outfit, forms: what the person wears.
         stride: how far the feet are apart, in [0, 1].
         swing: how far the near arm is ahead, in [-1, 1].
     """
-    skin, hair, top, bottom, build = outfit.skin, outfit.hair, outfit.top, outfit.bottom, outfit.build
-
-    def part(name: str, shape: Shape) -> list[Stroke]:
-        return [Stroke(shape, forms[name], name)] if name in forms else []
-
-    def leg(step: float, tone: float) -> list[Stroke]:
-        hip, foot = 0.045 * step * build, 0.115 * step
-        shoe = brush(foot - 0.005, 0.965, foot + 0.06, 0.972, 0.036, 0.028)
-        bare = outfit.legwear != "trousers"
-        strokes = [Stroke(brush(hip, 0.52, foot, 0.93, 0.062 * build, 0.04), shade(skin if bare else bottom, tone))]
-        if outfit.legwear == "shorts":
-            strokes.append(Stroke(brush(hip, 0.52, 0.07 * step, 0.68, 0.07 * build, 0.062), shade(bottom, tone)))
-        return strokes + (part("shoes", shoe) or [Stroke(shoe, SHOES)])
-
-    def arm(step: float, tone: float) -> list[Stroke]:
-        hand = brush(0.02 * step, 0.25, 0.1 * step, 0.53, 0.042, 0.032)
-        cuff = (0.1 * step, 0.50) if outfit.long_sleeves else (0.045 * step, 0.35)
-        return [Stroke(hand, shade(skin, tone)), Stroke(brush(0.02 * step, 0.25, *cuff, 0.05, 0.042), shade(top, tone))]
-
-    head = ellipse(0.012, 0.095, 0.078, 0.088)
-    mane = [Stroke(slab(-0.025, 0.03, 0.235, 0.085, 0.08, corner=0.06), shade(hair, 0.85))] if outfit.long_hair else []
-    skirt = slab(0, 0.47, 0.70, 0.10 * build, 0.15 * build, corner=0.02)
-    hips = slab(0, 0.49, 0.57, 0.106 * build, 0.11 * build, corner=0.02)
-    cap = slab(-0.002, -0.015, 0.062, 0.075, 0.09, corner=0.03).union(brush(0.02, 0.058, 0.125, 0.062, 0.012))
-    bag = slab(-0.115 * build, 0.40, 0.53, 0.06, 0.066, corner=0.02).union(brush(-0.115 * build, 0.41, 0.05, 0.21, 0.011))
+    skin, hair, top, bottom, wide = outfit.skin, outfit.hair, outfit.top, outfit.bottom, outfit.build
+    head, side = Ellipse(0.012, 0.095, 0.078, 0.088), -0.115 * wide
+    mane = Slab(-0.025, 0.03, 0.235, 0.085, 0.08, 0.06)
+    hips = Slab(0, 0.49, 0.57, 0.106 * wide, 0.11 * wide, 0.02)
+    if outfit.legwear == "skirt":
+        hips = Slab(0, 0.47, 0.70, 0.1 * wide, 0.15 * wide, 0.02)
+    cap = Union(Slab(-0.002, -0.015, 0.062, 0.075, 0.09, 0.03), Brush(0.02, 0.058, 0.125, 0.062, 0.012, 0.012))
+    bag = Union(Slab(side, 0.40, 0.53, 0.06, 0.066, 0.02), Brush(side, 0.41, 0.05, 0.21, 0.011, 0.011))
     return [
-        *arm(-swing, 0.78),
-        *mane,
-        *leg(-stride, 0.8),
-        *leg(stride, 1.0),
-        Stroke(brush(0, 0.14, 0, 0.22, 0.04), shade(skin, 0.9)),
-        Stroke(slab(0, 0.185, 0.54, 0.118 * build, 0.105 * build, corner=0.06), top),
-        Stroke(skirt if outfit.legwear == "skirt" else hips, bottom),
-        *part("belt", slab(0, 0.465, 0.51, 0.107 * build, corner=0.01)),
-        *part("badge", ellipse(0.05, 0.295, 0.04, 0.04)),
+        *_arm(outfit, -swing, 0.78),
+        *([Stroke(mane, shade(hair, 0.85))] if outfit.long_hair else []),
+        *_leg(outfit, forms, -stride, 0.8),
+        *_leg(outfit, forms, stride, 1.0),
+        Stroke(Brush(0, 0.14, 0, 0.22, 0.04, 0.04), shade(skin, 0.9)),
+        Stroke(Slab(0, 0.185, 0.54, 0.118 * wide, 0.105 * wide, 0.06), top),
+        Stroke(hips, bottom),
+        *_part(forms, "belt", Slab(0, 0.465, 0.51, 0.107 * wide, 0.107 * wide, 0.01)),
+        *_part(forms, "badge", Ellipse(0.05, 0.295, 0.04, 0.04)),
         Stroke(head, skin),
-        Stroke(ellipse(-0.005, 0.055, 0.09, 0.07), hair),
-        Stroke(ellipse(0.05, 0.11, 0.045, 0.05), skin, within=head),
-        *part("scarf", slab(0.005, 0.175, 0.225, 0.075, 0.085, corner=0.022)),
-        *part("cap", cap),
-        Stroke(ellipse(0.06, 0.10, 0.01, 0.012), EYES),
-        *arm(swing, 0.92),
-        *part("bag", bag),
+        Stroke(Ellipse(-0.005, 0.055, 0.09, 0.07), hair),
+        Stroke(Ellipse(0.05, 0.11, 0.045, 0.05), skin, within=head),
+        *_part(forms, "scarf", Slab(0.005, 0.175, 0.225, 0.075, 0.085, 0.022)),
+        *_part(forms, "cap", cap),
+        Stroke(Ellipse(0.06, 0.10, 0.01, 0.012), EYES),
+        *_arm(outfit, swing, 0.92),
+        *_part(forms, "bag", bag),
     ]
+
+
+def _leg(outfit: Outfit, forms: Forms, step: float, tone: float) -> list[Stroke]:
+    hip, foot, wide = 0.045 * step * outfit.build, 0.115 * step, outfit.build
+    shoe = Brush(foot - 0.005, 0.965, foot + 0.06, 0.972, 0.036, 0.028)
+    colour = outfit.bottom if outfit.legwear == "trousers" else outfit.skin
+    strokes = [Stroke(Brush(hip, 0.52, foot, 0.93, 0.062 * wide, 0.04), shade(colour, tone))]
+    if outfit.legwear == "shorts":
+        strokes.append(Stroke(Brush(hip, 0.52, 0.07 * step, 0.68, 0.07 * wide, 0.062), shade(outfit.bottom, tone)))
+    return strokes + (_part(forms, "shoes", shoe) or [Stroke(shoe, SHOES)])
+
+
+def _arm(outfit: Outfit, step: float, tone: float) -> list[Stroke]:
+    cuff = (0.1 * step, 0.50) if outfit.long_sleeves else (0.045 * step, 0.35)
+    return [
+        Stroke(Brush(0.02 * step, 0.25, 0.1 * step, 0.53, 0.042, 0.032), shade(outfit.skin, tone)),
+        Stroke(Brush(0.02 * step, 0.25, *cuff, 0.05, 0.042), shade(outfit.top, tone)),
+    ]
+
+
+def _part(forms: Forms, name: str, shape: Shape) -> list[Stroke]:
+    return [Stroke(shape, forms[name], name)] if name in forms else []

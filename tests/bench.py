@@ -1,0 +1,178 @@
+"""`make bench`: what the algebra saves, as ratios of two ways to the same answer, measured in one run.
+
+Every bench is a function that returns rows; `BENCHES` lists them. Times are medians of interleaved runs, in seconds
+of processor time, which other programs disturb less than the clock's (on one thread they are the same on an idle
+machine). Peak memory is measured in a process of its own: how much its largest resident set (`VmHWM` of Linux)
+exceeds what it held before the call.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
+
+THREADS = 1
+
+
+class Row(TypedDict):
+    """One comparison: seconds of the plain way and of ours, and their ratio; peak memory in MiB likewise."""
+
+    name: str
+    plain: float
+    ours: float
+    ratio: float
+    memory_plain: float
+    memory_ours: float
+    memory: float
+    threads: int
+
+
+def compare(name: str, plain: Callable[[], object], ours: Callable[[], object], *, repeats: int = 5) -> Row:
+    """Time two functions in turns, then measure each one's peak memory in a process of its own."""
+    seconds: dict[Callable, list[float]] = {plain: [], ours: []}
+    for _ in range(repeats):
+        for function, times in seconds.items():
+            start = time.process_time()
+            function()
+            times.append(time.process_time() - start)
+    a, b = (statistics.median(times) for times in seconds.values())
+    memory_a, memory_b = peak_memory(plain), peak_memory(ours)
+    return Row(name=name, plain=a, ours=b, ratio=a / b, memory_plain=memory_a, memory_ours=memory_b,
+               memory=memory_a / memory_b, threads=torch.get_num_threads())  # fmt: skip
+
+
+def peak_memory(function: Callable[[], object]) -> float:
+    """Largest memory that `function` needs beside its inputs, in MiB.
+
+    The process is forked, so that it holds the inputs already. Its peak is reset just before the call.
+    """
+    receive, send = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_measure, args=(function, send))
+    process.start()
+    send.close()
+    growth = receive.recv()
+    process.join()
+    return growth / 1024
+
+
+def _measure(function: Callable[[], object], send: multiprocessing.connection.Connection) -> None:
+    torch.set_num_threads(1)  # a forked process cannot use its parent's threads
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
+    before = _status("VmRSS")
+    function()
+    send.send(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+# --- Scores of a ranking: counting against sorting ---
+
+
+@lru_cache(maxsize=1)
+def market_size() -> tuple[Tensor, Tensor, list[np.ndarray]]:
+    """Random features, and identities and cameras as many and as mixed as in Market-1501.
+
+    3,368 queries: one for each identity and each of its 2 to 6 cameras. 15,913 images in the gallery: 13,115 of these
+    750 identities, sorted by identity as in the folder, and 2,798 distractors. About 15 true matches a query.
+    """
+    rng = np.random.default_rng(0)
+    seen = np.repeat(np.arange(2, 7), [45, 105, 210, 217, 173])  # cameras of an identity, 3,368 in all
+    pairs = [(i, camera) for i, n in enumerate(rng.permutation(seen), start=1) for camera in rng.permutation(6)[:n]]
+    query_ids, query_cams = np.array(sorted(pairs)).T
+    images = rng.multinomial(13_115 - len(pairs), rng.dirichlet(np.full(len(pairs), 1.5))) + 1
+    gallery_ids = np.concatenate([np.zeros(2_798, dtype=int), np.repeat(query_ids, images)])
+    gallery_cams = np.concatenate([rng.integers(0, 6, 2_798), np.repeat(query_cams, images)])
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(n, 768, generator=generator) for n in (len(query_ids), len(gallery_ids))]
+    return *features, [query_ids, gallery_ids, query_cams, gallery_cams]
+
+
+def euclidean(query: Tensor, gallery: Tensor) -> Tensor:
+    """Squared distances by one matrix product, as fast-reid and TransReID make them."""
+    squares = query.square().sum(dim=1, keepdim=True) + gallery.square().sum(dim=1)
+    return squares.addmm_(query, gallery.T, alpha=-2)
+
+
+def by_argsort(
+    distances: Tensor, query_ids: np.ndarray, gallery_ids: np.ndarray, query_cams: np.ndarray, gallery_cams: np.ndarray
+) -> tuple[float, float]:
+    """mAP and rank-1 from the full ranking, without a loop over queries."""
+    order = np.argsort(distances.numpy(), axis=1)
+    match = gallery_ids[order] == query_ids[:, None]
+    keep = ~(match & (gallery_cams[order] == query_cams[:, None]))
+    match &= keep
+    rank, found = np.cumsum(keep, axis=1), np.cumsum(match, axis=1)
+    average_precision = np.where(match, found / np.maximum(rank, 1), 0).sum(axis=1) / found[:, -1]
+    first = np.where(match, rank, rank.shape[1] + 1).min(axis=1)
+    return average_precision.mean().item(), (first == 1).mean().item()
+
+
+def ranking() -> list[Row]:
+    """Counting against argsort with vectorised AP, given distances and from features."""
+    query, gallery, labels = market_size()
+    distances = euclidean(query, gallery)
+    expected, (mean_ap, rank1) = rank_metrics_from_distances(distances, *labels), by_argsort(distances, *labels)
+    assert abs(expected.mAP - mean_ap) < 1e-6  # argsort breaks ties as it likes
+    assert abs(expected.cmc[0] - rank1) < 1e-3
+    size = f"{len(query)} x {len(gallery)}"
+    given = compare(
+        f"ranking scores, {size}, distances given",
+        partial(by_argsort, distances, *labels),
+        partial(rank_metrics_from_distances, distances, *labels),
+    )
+    made = compare(
+        f"ranking scores, {size}, from {query.shape[1]}-d features",
+        lambda: by_argsort(euclidean(query, gallery), *labels),
+        lambda: rank_metrics(query, gallery, *labels),
+    )
+    return [given, made]
+
+
+BENCHES: dict[str, Callable[[], list[Row]]] = {"ranking": ranking}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as lines of text."""
+    lines = [f"{'':52}{'plain':>10}{'ours':>10}{'ratio':>8}{'plain':>10}{'ours':>9}{'ratio':>8}{'threads':>9}"]
+    lines += [
+        f"{row['name']:52}{row['plain']:8.3f} s{row['ours']:8.3f} s{row['ratio']:7.1f}x"
+        f"{row['memory_plain']:6.0f} MiB{row['memory_ours']:5.0f} MiB{row['memory']:7.1f}x{row['threads']:9}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run benches, print their table, and write the rows as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - BENCHES.keys():
+        parser.error(f"unknown bench {', '.join(sorted(unknown))}: known are {', '.join(BENCHES)}")
+    torch.set_num_threads(THREADS)
+    rows = [row for name in options.names or BENCHES for row in BENCHES[name]()]
+    print(table(rows))
+    if options.output:
+        versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+        result = {"rows": rows, "versions": versions, "processor": platform.processor() or platform.machine()}
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

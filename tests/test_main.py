@@ -1,0 +1,55 @@
+"""The command line, as a user meets it."""
+
+import json
+
+import pytest
+
+from dcal_lite.__main__ import main
+
+DATA = "dataset_args={train: 64, test: 32}"
+
+
+def test_list_names_everything(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("dcal-reid", "cpu-quick", "dcal_deit_tiny_patch16_224", "market1501"))
+
+
+def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
+    words = ["train", "dcal-fgvc", "preset=smoke", "batch_size=16", DATA, "--output", str(tmp_path)]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["top1"] == pytest.approx(json.loads((tmp_path / "result.json").read_text())["scores"]["top1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dcal-ried"], "did you mean 'dcal-reid'"),
+        (["dcal-reid", "epoch=1"], "did you mean 'epochs'"),
+        (["dcal-reid", "preset=toy", "model=dcal_vit_toy_patch9_64"], "did you mean 'vit_toy_patch8_64'"),
+        (["dcal-reid", "preset=toy", "model_args.ratio=0"], r"ratio in (0, 1]"),
+        (["dcal-reid", "preset=toy", "img_size=[64, 30]"], "divisible by the patch"),
+        (["dcal-reid", "preset=cpu-quick", "--archive", "none.zip", "--root", "nowhere"], "none.zip"),
+        (["dcal-reid", "preset=cpu-quick"], "DCAL_DATA"),
+        (["dcal-reid", "preset=toy", "--weights", "none.safetensors"], "'none.safetensors' not found"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DCAL_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error and error.startswith("dcal_lite: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dcal_lite.train.fit", interrupt)
+    assert main(["train", "dcal-fgvc", "preset=smoke"]) == 130
+    assert "goes on from the last completed epoch" in capsys.readouterr().err
