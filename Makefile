@@ -9,11 +9,14 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/ready
 
 # An environment that was copied, moved or broken is none: it does not find this library.
-ifneq ($(shell $(PY) -I -c 'from importlib.util import find_spec; print(find_spec("dcal_lite").origin)' 2>&1),$(CURDIR)/dcal_lite/__init__.py)
+ifneq ($(shell (test -x $(PY) && $(PY) -I -c 'from importlib.util import find_spec; print(find_spec("dcal_lite").origin)') 2>&1),$(CURDIR)/dcal_lite/__init__.py)
 $(shell rm -f $(READY))
 endif
 
-LIBRARY   := $(shell find dcal_lite data_scripts -not -name '__pycache__' -not -name '*.pyc')
+# Keep compiled modules: without them every kernel and every test process compiles PyTorch again.
+unexport PYTHONDONTWRITEBYTECODE
+
+LIBRARY   := $(shell find dcal_lite $(wildcard data_scripts) -not -name '__pycache__' -not -name '*.pyc')
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
 STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
 
@@ -31,7 +34,7 @@ $(READY): requirements.lock pyproject.toml
 	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
-	$(PY) -m uv pip sync --compile-bytecode --python $(PY) requirements.lock
+	$(PY) -m uv pip sync --python $(PY) requirements.lock
 	$(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -62,7 +65,7 @@ test-all: $(READY)  ## run the slow tests too
 
 .PHONY: notebooks
 notebooks: $(READY)
-	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 book
+	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 600 book
 
 lint: $(READY)  ## check style, formatting, and that notebooks are stored without outputs
 	$(PY) -m ruff check
@@ -86,7 +89,7 @@ lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
-	$(PY) tests/bench.py
+	$(PY) -m tests.bench
 
 zoo: $(READY)  ## train again the small weights that the chapters load
 	$(PY) -m dcal_lite.zoo

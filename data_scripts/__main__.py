@@ -1,7 +1,7 @@
-"""python -m data_scripts {miniature,verify} DATASET --root DIR: make a small stand-in of a dataset, or check a real copy.
+"""Make a small stand-in of a dataset, or check a real copy: python -m data_scripts {miniature,verify} DATASET.
 
-    python -m data_scripts miniature market1501 --root data     a drawn dataset in Market-1501's layout
-    python -m data_scripts verify market1501 --root data        count and decode the images of a real copy
+python -m data_scripts miniature market1501 --root data     a drawn dataset in Market-1501's layout
+python -m data_scripts verify market1501 --root data        count and decode the images of a real copy
 """
 
 import argparse

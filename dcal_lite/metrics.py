@@ -101,8 +101,10 @@ def rank_metrics(
     """
     check_choice("distance", distance, ("euclidean", "cosine"))
     if query.shape[1] != gallery.shape[1]:
-        raise ValueError(f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
-                         "compute both with the same model")
+        raise ValueError(
+            f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
+            "compute both with the same model"
+        )
     gallery = _features(gallery, distance, "gallery")
     query = _features(query, distance, "query").to(gallery)
     offset = gallery.square().sum(dim=1) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
@@ -172,57 +174,61 @@ def _score(
     order = known[np.argsort(gallery_ids[known], kind="stable")]
     first, last = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
     lanes = max(_LANES, -(-size // 255))  # at most 255 rows of them, so that a byte holds their sum
-    ranks = []
+    ranks, counts = [], np.zeros(len(query_ids), dtype=np.int64)
     for i in range(len(query_ids)):
         if i % _QUERIES == 0:
             block = rows(i, min(i + _QUERIES, len(query_ids)))
             padded = np.full(-(-size // lanes) * lanes, np.inf, dtype=block.dtype)
         items = order[first[i] : last[i]]
-        left_out = gallery_cams[items] == query_cams[i]
-        matches = items[~left_out]
+        same_camera = gallery_cams[items] == query_cams[i]
+        matches = items[~same_camera]
+        counts[i] = len(matches)
         if len(matches):
             padded[:size] = block[i % _QUERIES]
             if not (padded[:size].max() < np.inf and padded[:size].min() > -np.inf):
                 raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
-            padded[items[left_out]] = padded[junk] = np.inf
-            parts = [matches[k : k + _MATCHES] for k in range(0, len(matches), _MATCHES)]
-            ranks.append(np.sort(np.concatenate([_ranks(padded, part, lanes) for part in parts])))
-    return _summary(ranks, min(max_rank, size))
+            padded[items[same_camera]] = np.inf
+            padded[junk] = np.inf
+            ranks += [_ranks(padded, matches[k : k + _MATCHES], lanes) for k in range(0, len(matches), _MATCHES)]
+    return _summary(ranks, counts[counts > 0], min(max_rank, size))
 
 
 def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
-    """Number of items nearer than each match (ascending indices), ties by index."""
+    """Number of items nearer than each match (ascending indices); of equally near ones, those of smaller index."""
     first, last = matches[0], matches[-1] + 1
-    limit, between = row[matches, None], row[first:last]
+    limit = row[matches, None]
     nearer = np.empty((len(matches), len(row)), dtype=bool)
-    np.less_equal(row[:first], limit, out=nearer[:, :first])  # of equals, items before all the matches rank higher
-    np.less(row[last:], limit, out=nearer[:, last:])  # and items after them lower
-    tied = (between == limit) & (np.arange(first, last) < matches[:, None])
-    nearer[:, first:last] = (between < limit) | tied
+    np.less_equal(row[:last], limit, out=nearer[:, :last])
+    np.less(row[last:], limit, out=nearer[:, last:])
+    # Up to here an item among the matches counts wherever it is equally near; it must also come earlier.
+    nearer[:, first:last] &= (row[first:last] != limit) | (np.arange(first, last) < matches[:, None])
     # Bytes are summed many at a time as long as the sum stays a byte.
     counts = nearer.view(np.uint8).reshape(len(matches), -1, lanes).sum(axis=1, dtype=np.uint8)
-    return counts.sum(axis=1, dtype=np.uint32).astype(np.int64)
+    return counts.sum(axis=1, dtype=np.uint32)
 
 
-def _summary(ranks: list[np.ndarray], max_rank: int) -> RankMetrics:
-    """The scores of the ranks (from 0, ascending) of each query's true matches."""
+def _summary(ranks: list[np.ndarray], count: np.ndarray, max_rank: int) -> RankMetrics:
+    """The scores, of the ranks (from 0) of all true matches and of how many of them each valid query has."""
     if not ranks:
-        raise ValueError("no query has a true match in the gallery (same identity, another camera): "
-                         "check identities and cameras, and that query and gallery were not swapped")
-    count = np.array([len(r) for r in ranks])
+        raise ValueError(
+            "no query has a true match in the gallery (same identity, another camera): "
+            "check identities and cameras, and that query and gallery were not swapped"
+        )
+    rank = np.concatenate(ranks).astype(np.int64)
+    owner = np.repeat(np.arange(len(count)), count)
+    rank = rank[np.lexsort((rank, owner))]  # ascending within each query
     start = np.cumsum(count) - count  # where each query's matches begin
-    rank = np.concatenate(ranks)
-    found = np.arange(len(rank)) - np.repeat(start, count)  # true matches nearer than this one
+    found = np.arange(len(rank)) - start[owner]  # true matches nearer than this one
     precision = (found + 1) / (rank + 1)
     before = np.where(rank > 0, found / np.maximum(rank, 1), 1.0)  # precision one rank earlier
     average_precision = np.add.reduceat(precision, start) / count
     trapezoid = np.add.reduceat((before + precision) / 2, start) / count
-    first_match = rank[start]
+    first_match, last_match = rank[start], rank[start + count - 1]
     return RankMetrics(
-        cmc=np.cumsum(np.bincount(first_match, minlength=max_rank)[:max_rank]) / len(ranks),
+        cmc=np.cumsum(np.bincount(first_match, minlength=max_rank)[:max_rank]) / len(count),
         mAP=average_precision.mean().item(),
         mAP_trapezoid=trapezoid.mean().item(),
-        mINP=(count / (rank[start + count - 1] + 1)).mean().item(),
+        mINP=(count / (last_match + 1)).mean().item(),
         average_precision=average_precision,
         first_match=first_match,
     )

@@ -59,7 +59,7 @@ def fit(
 
     Args:
         recipe: from `load_recipe`.
-        root: folder of the dataset; None takes the environment variable DCAL_DATA. Never saved.
+        root: folder of the dataset; None takes the environment variable DCAL_DATA, else `data`. Never saved.
         weights: .safetensors file to start from, instead of timm's download.
         output: the run's folder; None takes `runs/` plus the recipe's name, dataset and digest.
         device: None takes the GPU where there is one.

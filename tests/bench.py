@@ -21,7 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dcal_lite as dl
+from dcal_lite.backbones import create_backbone
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
+from tests.oracles import pwca_materialised
 
 THREADS = 1
 
@@ -143,7 +146,36 @@ def ranking() -> list[Row]:
     return [given, made]
 
 
-BENCHES: dict[str, Callable[[], list[Row]]] = {"ranking": ranking}
+# --- Attention: a row instead of a matrix, a reshape instead of copies ---
+
+
+def rollout() -> list[Row]:
+    """The class token's row of the rollout: the row chain against the product of all layers, on the same maps."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(12, 8, 3, 197, 197, generator=generator).mul_(3).softmax(dim=-1)
+    torch.testing.assert_close(dl.cls_rollout(maps), dl.rollout(maps)[:, 0])
+    name = "rollout of the class token, DeiT-Tiny, N=197, batch 8"
+    return [compare(name, lambda: dl.rollout(maps)[:, 0], lambda: dl.cls_rollout(maps), repeats=11)]
+
+
+def pairs() -> list[Row]:
+    """PWCA forward and backward: self-attention on the pair view against concatenated keys and values."""
+    layer = create_backbone("deit_tiny_patch16_224").blocks[0].attn
+    tokens = torch.randn(32, 197, 192, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    partner = torch.arange(32).view(-1, 2).flip(1).flatten()
+
+    def materialised() -> Tensor:
+        return torch.autograd.grad(pwca_materialised(layer, tokens, partner).square().sum(), tokens)[0]
+
+    def viewed() -> Tensor:
+        return torch.autograd.grad(dl.unpair_view(layer(dl.pair_view(tokens))).square().sum(), tokens)[0]
+
+    row = compare("PWCA layer, DeiT-Tiny, N=197, batch 32, with gradient", materialised, viewed, repeats=7)
+    torch.testing.assert_close(viewed(), materialised())
+    return [row]
+
+
+BENCHES: dict[str, Callable[[], list[Row]]] = {"rollout": rollout, "pairs": pairs, "ranking": ranking}
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from dcal_lite.attention import attend, attention_map, merge_heads, split_heads
-from tests.oracles_dcal import attention_by_loops
+from tests.oracles import attention_by_loops
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import torch
 
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
-from tests.oracles_dcal import rollout_by_loops
+from tests.oracles import rollout_by_loops
 
 
 def random_maps(*shape, seed=0, dtype=torch.float64):

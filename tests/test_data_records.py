@@ -13,7 +13,9 @@ from dcal_lite.data.records import read_image, reader
 def split(rng):
     """Five pictures of different sizes that are read from memory."""
     pictures = [rng.integers(0, 256, (8 + i, 6 + 2 * i, 3), dtype=np.uint8) for i in range(5)]
-    records = tuple(Record(str(i), label, camera) for i, (label, camera) in enumerate([(7, 1), (-1, 2), (7, 3), (0, 1), (40, 2)]))
+    records = tuple(
+        Record(str(i), label, camera) for i, (label, camera) in enumerate([(7, 1), (-1, 2), (7, 3), (0, 1), (40, 2)])
+    )
     return Split(records, lambda record: pictures[int(record.source)])
 
 

@@ -57,7 +57,9 @@ def test_flip_probability(rng):
     images = pictures(rng, 8)
     plain = prepare(images, (12, 9), mean=MEAN, std=STD)
     for flip, expected in [(0.0, plain), (1.0, plain.flip(3))]:
-        assert torch.equal(augment(images, (12, 9), seeded(), flip=flip, pad=0, erase=0.0, mean=MEAN, std=STD), expected)
+        assert torch.equal(
+            augment(images, (12, 9), seeded(), flip=flip, pad=0, erase=0.0, mean=MEAN, std=STD), expected
+        )
 
 
 def test_erased_pixels_are_one_box_of_noise(rng):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
-from tests.oracles_dcal import triplet_by_loops
+from tests.oracles import triplet_by_loops
 
 
 @pytest.fixture

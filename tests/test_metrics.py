@@ -1,5 +1,7 @@
 """Ranking scores by counting against lists that are sorted and walked, an example by hand, and scikit-learn."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_equals_the_sorted_list(rng, dtype):
     assert_equals_oracle(rank_metrics_from_distances(distances, *labels), ranking_scores(distances.numpy(), *labels))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 12), st.integers(1, 4))
 def test_equals_the_sorted_list_with_ties(seed, queries, gallery, levels):
     rng = np.random.default_rng(seed)
@@ -105,10 +107,9 @@ def test_chunks_do_not_matter(rng, monkeypatch, dtype):
     query, gallery = (torch.from_numpy(rng.integers(-2, 3, (n, 4))).to(dtype) for n in (37, 101))
     reference = rank_metrics(query, gallery, *labels)
     assert_equals_oracle(reference, ranking_scores(torch.cdist(query.double(), gallery.double()).numpy(), *labels))
-    for queries, tile, lanes in [(1, 1, 1), (5, 7, 3), (36, 100, 16), (64, 128, 1024)]:
-        monkeypatch.setattr(metrics, "_QUERIES", queries)
-        monkeypatch.setattr(metrics, "_TILE", tile)
-        monkeypatch.setattr(metrics, "_LANES", lanes)
+    for sizes in [(1, 1, 1, 1), (5, 7, 3, 2), (36, 100, 16, 3), (64, 128, 1024, 100)]:
+        for name, value in zip(("_QUERIES", "_TILE", "_LANES", "_MATCHES"), sizes, strict=True):
+            monkeypatch.setattr(metrics, name, value)
         assert same(rank_metrics(query, gallery, *labels), reference)
 
 
@@ -155,6 +156,8 @@ def test_bad_input(rng):
         rank_metrics(query, gallery, *labels, distance="manhattan")
     with pytest.raises(ValueError, match=r"gallery_ids must have one entry for each of 61 images, got shape \(60,\)"):
         rank_metrics(query, gallery, labels[0], labels[1][:-1], *labels[2:])
+    with pytest.raises(ValueError, match="query features are 4 wide and gallery features 3"):
+        inspect.unwrap(rank_metrics)(query, gallery[:, :3], *labels)  # the type checker of the tests would come first
     with pytest.raises(ValueError, match="gallery features hold NaN"):
         rank_metrics(query, gallery.where(gallery < 0.9, torch.nan), *labels)
     with pytest.raises(ValueError, match="a distance of query 3 is NaN or infinite"):

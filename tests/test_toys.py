@@ -3,13 +3,13 @@
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from dcal_lite.data import plumage, promenade
 from dcal_lite.data.drawing import (
-    CODES,
     Brush,
     Canvas,
     Chance,
@@ -23,7 +23,7 @@ from dcal_lite.data.drawing import (
     World,
     lightness,
 )
-from dcal_lite.data.plumage import SPECIES, Plumage
+from dcal_lite.data.plumage import CODES, SPECIES, Plumage
 from dcal_lite.data.promenade import CAMERAS, SHOTS, STRANGERS, Promenade, index_of
 
 WORLDS = [Plumage(), Promenade()]
@@ -34,12 +34,11 @@ def _image(world: World, index: int) -> np.ndarray:
     return world.draw(index).image
 
 
-def _group(world: World, index: int) -> list[int]:
+def _alike(world: World, index: int) -> list[int]:
     """The labels that look alike, the one of `index` among them."""
-    label = world.draw(index).label
-    first = 0 if isinstance(world, Plumage) else 1
-    start = (label - first) // len(CODES) * len(CODES) + first
-    return list(range(start, start + len(CODES)))
+    first, count = (0, len(CODES)) if isinstance(world, Plumage) else (1, 2)
+    start = (world.draw(index).label - first) // count * count + first
+    return list(range(start, start + count))
 
 
 # The picture is a function of (seed, index)
@@ -116,26 +115,23 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 
 @each_world
 def test_look_alikes_differ_inside_the_masks_only(world: World) -> None:
-    differing = 0
+    differ = []
     for index in range(0, 400, 7):
-        group = _group(world, index)
-        twins = [world.draw(index, label) for label in group]
-        assert [twin.label for twin in twins] == group
-        for one in twins:
-            for two in twins:
-                differ = (one.image != two.image).any(axis=2)
-                union = np.any([*one.masks.values(), *two.masks.values()], axis=0)
-                assert not (differ & ~union).any()
-                differing += differ.any()
-    assert differing > 0.95 * 58 * 12  # an obstacle may hide all that differs, but seldom does
+        labels = _alike(world, index)
+        twins = [world.draw(index, label) for label in labels]
+        assert [twin.label for twin in twins] == labels and all(len(twin.masks) == 3 for twin in twins)
+        for one, two in combinations(twins, 2):
+            different = (one.image != two.image).any(axis=2)
+            assert not (different & ~np.any([*one.masks.values(), *two.masks.values()], axis=0)).any()
+            differ.append(different.any())
+    assert np.mean(differ) > 0.95  # an obstacle may hide all that differs, but seldom does
 
 
-@each_world
-def test_two_parts_tell_the_member_and_one_does_not(world: World) -> None:
+def test_two_marks_tell_the_species_and_one_does_not() -> None:
     for part in range(3):
         assert {code[part] for code in CODES} == {0, 1}
         assert len({code[:part] + code[part + 1 :] for code in CODES}) == len(CODES)
-    assert all(len(world.draw(i).masks) == 3 for i in range(50))
+    assert len({species.name for species in SPECIES}) == len(SPECIES) == 24
 
 
 def test_parts_are_visible_without_colour_vision() -> None:
@@ -148,10 +144,12 @@ def test_parts_are_visible_without_colour_vision() -> None:
             present = [part for bit, part in zip(CODES[code], marked.masks, strict=True) if bit]
             for part in present:
                 assert np.abs(light[1] - light[0])[marked.masks[part]].mean() > 15, SPECIES[label + code].name
-    for group in range(100):
-        outfit, _ = promenade._dress(0, 1 + group * len(CODES))
-        for first, second in outfit.parts.values():
-            assert first is None or abs(lightness(first) - lightness(second)) > 0.2
+    for person in range(1, 200, 2):
+        outfit, own = promenade._dress(0, person)
+        twin_outfit, other = promenade._dress(0, person + 1)
+        assert outfit == twin_outfit and own.keys() == other.keys() and len(own) == 3
+        for part in own:
+            assert own[part] is None or other[part] is None or abs(lightness(own[part]) - lightness(other[part])) > 0.2
 
 
 @each_world
@@ -213,7 +211,7 @@ def test_the_painted_share_of_a_pixel_is_its_covered_share(shape: Shape) -> None
     x, y = -(np.cos(angle) * x + np.sin(angle) * y), np.cos(angle) * y - np.sin(angle) * x
     covered = (shape.distance(x, y) < 0).reshape(size, fine, size, fine).mean(axis=(1, 3))
     assert covered.max() == 1 and np.abs(painted - covered).max() < 0.4
-    assert np.abs(painted - covered)[covered > 0].mean() < 0.02
+    assert np.abs(painted - covered)[covered > 0].mean() < 0.03
 
 
 # Datasets

@@ -21,7 +21,7 @@ def load_dataset(name: str, root: str | Path | None = None, **options: object) -
 
     Args:
         name: one of `list_datasets()`.
-        root: folder that holds the dataset; None for the environment variable DCAL_DATA. Drawn datasets need none.
+        root: folder that holds the dataset; None takes the environment variable DCAL_DATA, else `data`.
         options: passed to the dataset's `load` function (`archive=`, `seed=`, ...).
 
     Raises:

@@ -20,18 +20,8 @@ _CLASH = (FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The folder that holds the datasets.
-
-    Args:
-        root: the folder; None for the environment variable DCAL_DATA.
-
-    Raises:
-        ValueError: neither is given.
-    """
-    root = root or os.environ.get("DCAL_DATA")
-    if not root:
-        raise ValueError("where is the data? Pass root=, or set the environment: export DCAL_DATA=/path/to/data")
-    return Path(root).expanduser()
+    """The folder that holds the datasets: `root`, else the environment variable DCAL_DATA, else `data` right here."""
+    return Path(root or os.environ.get("DCAL_DATA") or "data").expanduser()
 
 
 def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = (), progress: bool = True) -> Path:
@@ -87,8 +77,10 @@ def _members(file: ZipFile, top: str) -> dict[str, ZipInfo]:
     entries = file.infolist()
     size = sum(entry.file_size for entry in entries)
     if len(entries) > _MAX_FILES or size > _MAX_BYTES:
-        raise ValueError(f"{file.filename} would unpack to {len(entries):,} files and {size:,} bytes, more than the "
-                         f"{_MAX_FILES:,} files or {_MAX_BYTES:,} bytes allowed: is it the right archive?")
+        raise ValueError(
+            f"{file.filename} would unpack to {len(entries):,} files and {size:,} bytes, more than the "
+            f"{_MAX_FILES:,} files or {_MAX_BYTES:,} bytes allowed: is it the right archive?"
+        )
     for entry in entries:
         _check_harmless(file, entry)
     below = [entry for entry in entries if entry.filename.startswith(f"{top}/") and not entry.is_dir()]
@@ -105,8 +97,10 @@ def _check_harmless(file: ZipFile, entry: ZipInfo) -> None:
     plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not encrypted
     parts = entry.filename.removesuffix("/").split("/")
     if not plain or {"", ".", ".."} & set(parts) or "\\" in entry.filename or ":" in entry.filename:
-        raise ValueError(f"{file.filename} holds {entry.filename!r}, which is a link, a device, encrypted or outside "
-                         "of its folder: do not use this archive")
+        raise ValueError(
+            f"{file.filename} holds {entry.filename!r}, which is a link, a device, encrypted or outside "
+            "of its folder: do not use this archive"
+        )
 
 
 def _check_folders(archive: Path, members: Iterable[str], top: str, folders: Iterable[str]) -> None:

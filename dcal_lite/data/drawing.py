@@ -24,10 +24,6 @@ Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
 Box = tuple[float, float, float, float]  # left, top, right, bottom; y points down
 Window = tuple[slice, slice]  # rows, columns
 
-# Which of its two forms each of three parts takes, for the four members of a group: an even number of second forms,
-# so one part halves the group and any two parts tell the member.
-CODES = ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
-
 
 @dataclass(frozen=True, eq=False)
 class Drawing:

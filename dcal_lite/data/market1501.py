@@ -31,7 +31,7 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
     """Market-1501 with the splits train, query and gallery (3,368 queries against 15,913 images).
 
     Args:
-        root: folder that holds `Market-1501-v15.09.15`, or that folder; None for the environment variable DCAL_DATA.
+        root: folder that holds `Market-1501-v15.09.15`, or that folder; None as in `data_root`.
         archive: the zip file, to be unpacked into `root` unless that was done before.
         check_counts: insist on the official numbers of images and identities; False for miniatures.
 
@@ -56,8 +56,10 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
 def _records(folder: Path, subfolder: str) -> tuple[Record, ...]:
     """Records of the images in one folder, by name."""
     if not (folder / subfolder).is_dir():
-        raise ValueError(f"there is no folder {folder / subfolder}: pass root=, the folder that holds {FOLDER}, "
-                         "or archive=, the zip file to unpack there")
+        raise ValueError(
+            f"there is no folder {folder / subfolder}: pass root=, or set DCAL_DATA to, the folder that "
+            f"holds {FOLDER}, or pass archive=, the zip file to unpack there"
+        )
     names = sorted(path.name for path in (folder / subfolder).iterdir() if path.suffix == ".jpg")
     return tuple(_record(subfolder, name) for name in names)
 
@@ -65,8 +67,10 @@ def _records(folder: Path, subfolder: str) -> tuple[Record, ...]:
 def _record(subfolder: str, name: str) -> Record:
     match = _NAME.fullmatch(name)
     if match is None:
-        raise ValueError(f"{subfolder}/{name} is not a name like 0002_c1s1_000451_03.jpg: "
-                         "this is another dataset (DukeMTMC-reID writes 0005_c2_f0046985.jpg) or a changed copy")
+        raise ValueError(
+            f"{subfolder}/{name} is not a name like 0002_c1s1_000451_03.jpg: "
+            "this is another dataset (DukeMTMC-reID writes 0005_c2_f0046985.jpg) or a changed copy"
+        )
     return Record(f"{subfolder}/{name}", label=int(match[1]), camera=int(match[2]))
 
 
@@ -74,6 +78,8 @@ def _check_counts(split: str, records: tuple[Record, ...]) -> None:
     found = len(records), len({record.label for record in records})
     if found != COUNTS[split]:
         guess = _MIX_UPS.get(found[0], "the copy is not complete, or it was changed")
-        raise ValueError(f"{SPLITS[split]} of Market-1501 has {COUNTS[split][0]:,} images and {COUNTS[split][1]} "
-                         f"labels, but {found[0]:,} and {found[1]} are there ({guess}): unpack the original archive "
-                         "again, or pass check_counts=False")
+        raise ValueError(
+            f"{SPLITS[split]} of Market-1501 has {COUNTS[split][0]:,} images and {COUNTS[split][1]} "
+            f"labels, but {found[0]:,} and {found[1]} are there ({guess}): unpack the original archive "
+            "again, or pass check_counts=False"
+        )

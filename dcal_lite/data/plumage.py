@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .drawing import (
-    CODES,
     Brush,
     Canvas,
     Chance,
@@ -36,6 +35,7 @@ from .drawing import (
 )
 from .records import Dataset, Record, Split
 
+CODES = ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))  # which of the three marks each species of a family has
 TEST = 1_000_000  # test images are numbered from here on, training images from 0
 
 INK, SNOW, GOLD, RUST, ROSE = palette("2b2a33 fbf6ea f2c12e c9562b d86a8a")

@@ -1,8 +1,8 @@
 """Promenade: drawn people seen by four cameras, a re-identification toy world whose discriminative parts are known.
 
-People come in groups of four who are dressed alike. The members of a group differ in three small parts only (cap,
-scarf, bag, ...): each part has two forms, no part alone tells the member, any two do. Cameras differ in background,
-light, colour cast and distance; boxes are misaligned; poles, bushes and fences hide parts of people; strangers pass by.
+People come in pairs who are dressed alike. The two of a pair differ in three small parts only (cap, scarf, bag, badge,
+belt or shoes): one has what the other lacks, or has it in another colour. Cameras differ in background, light, colour
+cast and distance; boxes are misaligned; poles, bushes and fences hide parts of people; strangers pass by.
 
     world = Promenade(seed=0, size=(64, 32))
     drawing = world.draw(17)            # image, masks of the three parts, figure, label, camera
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .drawing import (
-    CODES,
     Brush,
     Canvas,
     Chance,
@@ -40,10 +39,10 @@ from .drawing import (
 from .records import Dataset, Record, Split
 
 SHOTS = 4  # images of one person by one camera
-TEST = 100_000  # test people are numbered from here on, training people from 1
-STRANGERS = 1_000_000  # whoever is numbered from here on is a distractor: label 0, as "0000" in Market-1501
+TEST = 100_001  # test people are numbered from here on, training people from 1
+STRANGERS = 1_000_001  # whoever is numbered from here on is a distractor: label 0, as "0000" in Market-1501
 _OUTFIT, _SCENE = 0, 1  # what a random number is for
-Forms = dict[str, Colour | None]  # the form of each part by which members of a group differ; None: absent
+Forms = dict[str, Colour | None]  # the parts that tell a person from the look-alike; None: absent
 
 SKINS = palette("f3cfb3 e0ac85 c68a62 9a6542 6d4630")
 HAIRS = palette("2a2320 5b3a26 8a5a33 c99b57 9c9793 a5482f")
@@ -54,7 +53,7 @@ EYES, SHOES = palette("211f26 2b2930")
 
 
 class Outfit(NamedTuple):
-    """What a group shares, and the forms (first, second) of the parts in which its members differ; None: absent."""
+    """What a pair shares, and the forms, one for each of the two, of the parts in which they differ; None: absent."""
 
     skin: Colour
     hair: Colour
@@ -64,7 +63,7 @@ class Outfit(NamedTuple):
     long_hair: bool
     long_sleeves: bool
     build: float
-    parts: dict[str, tuple[Colour | None, Colour]]
+    parts: dict[str, tuple[Colour | None, Colour | None]]
 
 
 class Camera(NamedTuple):
@@ -174,7 +173,7 @@ def load(
 
     cameras, people = range(len(CAMERAS)), range(TEST, TEST + test)
     gallery = [(p, c, s) for p in people for c in cameras for s in range(1, SHOTS)]
-    gallery += [(STRANGERS + k, k % len(CAMERAS), 0) for k in range(strangers)]
+    gallery += [(STRANGERS + 2 * k, k % len(CAMERAS), 0) for k in range(strangers)]  # one of each pair
     splits = {
         "train": split((p, c, s) for p in range(1, train + 1) for c in cameras for s in range(SHOTS)),
         "query": split((p, c, 0) for p in people for c in cameras),
@@ -189,11 +188,10 @@ def _record(person: int, camera: int, shot: int) -> Record:
 
 @lru_cache(maxsize=4096)
 def _dress(seed: int, person: int) -> tuple[Outfit, Forms]:
-    """Return what a person wears, and the forms of the three parts that tell members of the group apart."""
-    group, member = divmod(person - 1, len(CODES))
-    outfit = _outfit(Chance(seed, _OUTFIT, group))
-    forms = {part: pair[bit] for bit, (part, pair) in zip(CODES[member], outfit.parts.items(), strict=True)}
-    return outfit, forms
+    """Return what a person wears, and the parts that tell the person from the look-alike."""
+    pair, member = divmod(person - 1, 2)
+    outfit = _outfit(Chance(seed, _OUTFIT, pair))
+    return outfit, {part: forms[member] for part, forms in outfit.parts.items()}
 
 
 def _outfit(chance: Chance) -> Outfit:
@@ -201,9 +199,10 @@ def _outfit(chance: Chance) -> Outfit:
     grounds = {"cap": hair, "scarf": top, "badge": top, "bag": top, "belt": top, "shoes": bottom}
     parts = {}
     for part in chance.sample(tuple(grounds), 3):
-        first = chance.choice(_distinct(grounds[part]))
-        second = chance.choice([accent for accent in _distinct(first) if accent in _distinct(grounds[part])])
-        parts[part] = (first if part == "shoes" or chance.uniform() < 0.3 else None, second)
+        one = chance.choice(_distinct(grounds[part]))
+        two = chance.choice([accent for accent in _distinct(one) if accent in _distinct(grounds[part])])
+        absent = part != "shoes" and chance.uniform() < 0.7
+        parts[part] = tuple(chance.sample((one, None if absent else two), 2))
     legwear = chance.choice(("trousers", "trousers", "shorts", "skirt"))
     long_hair, long_sleeves, build = chance.uniform() < 0.5, chance.uniform() < 0.6, chance.uniform(0.9, 1.12)
     return Outfit(skin, hair, top, bottom, legwear, long_hair, long_sleeves, build, parts)
@@ -278,7 +277,7 @@ def _figure(outfit: Outfit, forms: Forms, stride: float, swing: float) -> list[S
         Stroke(Slab(0, 0.185, 0.54, 0.118 * wide, 0.105 * wide, 0.06), top),
         Stroke(hips, bottom),
         *_part(forms, "belt", Slab(0, 0.465, 0.51, 0.107 * wide, 0.107 * wide, 0.01)),
-        *_part(forms, "badge", Ellipse(0.05, 0.295, 0.04, 0.04)),
+        *_part(forms, "badge", Ellipse(0.05, 0.295, 0.045, 0.045)),
         Stroke(head, skin),
         Stroke(Ellipse(-0.005, 0.055, 0.09, 0.07), hair),
         Stroke(Ellipse(0.05, 0.11, 0.045, 0.05), skin, within=head),

@@ -136,8 +136,10 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
                 image = image.convert("RGBA")
             return np.asarray(image.convert("RGB"))
     except _BROKEN as error:
-        raise ValueError(f"cannot read the image {path} ({_reason(Path(path), error)}): replace the file, "
-                         "or remove the dataset's folder and unpack its archive again") from error
+        raise ValueError(
+            f"cannot read the image {path} ({_reason(Path(path), error)}): replace the file, "
+            "or remove the dataset's folder and unpack its archive again"
+        ) from error
 
 
 def reader(root: str | Path) -> Callable[[Record], np.ndarray]:

@@ -57,8 +57,10 @@ def identity_batches(
         raise ValueError(f"batch_size must be a multiple of instances, got {batch_size} and {instances}")
     per_batch = batch_size // instances
     if len(identities) < per_batch:
-        raise ValueError(f"a batch of {batch_size} images, {instances} each, needs {per_batch} identities, "
-                         f"but there are {len(identities)}: lower batch_size or raise instances")
+        raise ValueError(
+            f"a batch of {batch_size} images, {instances} each, needs {per_batch} identities, "
+            f"but there are {len(identities)}: lower batch_size or raise instances"
+        )
     rng = np.random.default_rng((seed, epoch))
     groups = [_groups(np.flatnonzero(places == i), instances, rng) for i in range(len(identities))]
     left = np.array([len(group) for group in groups])
