@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from dcal_lite.attention import attend, attention_map, merge_heads, split_heads
 from dcal_lite.errors import unknown
 
+TIMM_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")  # timm gives them to every entry point
+
 
 @timm.models.register_model
 def vit_toy_patch8_64(pretrained: bool = False, **kwargs) -> VisionTransformer:
@@ -27,9 +29,8 @@ def vit_toy_patch8_64(pretrained: bool = False, **kwargs) -> VisionTransformer:
     if pretrained:
         raise ValueError("vit_toy_patch8_64 has no published weights; pass pretrained=False or a .safetensors file")
     settings = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 6, "num_heads": 3}
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)
-    return VisionTransformer(**{**settings, **kwargs})
+    own = {key: value for key, value in kwargs.items() if key not in TIMM_ARGUMENTS}
+    return VisionTransformer(**{**settings, **own})
 
 
 def create_backbone(

@@ -80,7 +80,7 @@ class GLCA(nn.Module):
         super().__init__()
         check_choice("glca_keys", keys, ("global", "local"))
         if blocks < 1:
-            raise ValueError(f"at least 1 GLCA block expected, got {blocks}; leave GLCA out with branches=('sa', 'pwca')")
+            raise ValueError(f"at least 1 GLCA block expected, got {blocks}; leave GLCA out by branches=('sa', 'pwca')")
         self.blocks = nn.ModuleList(deepcopy(block) for _ in range(blocks))
         self.norm = deepcopy(norm)
         self.keys = keys
@@ -92,7 +92,7 @@ class GLCA(nn.Module):
 
         Args:
             tokens: all tokens of the SA branch.
-            selected: positions of the selected patches, as `top_patches` gives them; None computes the class token only.
+            selected: positions of the selected patches, as `top_patches` gives them; None: the class token only.
 
         Returns:
             Q = 1 + R tokens (1 without a selection), the class token first.
@@ -153,7 +153,8 @@ def pair_order(count: int, labels: Int[Tensor, "B"] | None = None, *, partner: s
         order = order.view(2, -1).T.flatten()
     same = labels[order[0::2]] == labels[order[1::2]]
     if (partner == "intra" and not same.all()) or (partner == "inter" and same.any()):
-        need = "an even number of images of every label" if partner == "intra" else "no label in more than half the batch"
+        intra, inter = "an even number of images of every label", "no label in more than half the batch"
+        need = intra if partner == "intra" else inter
         raise ValueError(f"partner={partner!r} needs {need}; use the P x K sampler with an even K and P >= 2")
     return order
 
@@ -180,7 +181,7 @@ class DCAL(nn.Module):
         selection: "rollout" (Eq. 2), "last" (map of the last SA block before GLCA), "random" or "all" (ablations).
         pwca_blocks: T, the last T blocks attend pair-wise; None takes all L, as the paper does.
         partner: "random", "intra", "inter", or "noise" (partners are Gaussian noise images): Table 4.
-        partner_stream: a pair's partner tokens come from the partner's own PWCA stream ("pair") or its SA stream ("sa").
+        partner_stream: where a pair's partner tokens come from: its own PWCA stream ("pair") or its SA stream ("sa").
 
     What the paper leaves open, and our choice: readout "cls", glca_at "after", partner_stream "pair".
 

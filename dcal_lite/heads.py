@@ -73,9 +73,7 @@ class BNNeckHead(nn.Module):
         if track or not self.training:
             return self.classifier(self.norm(features))
         norm = self.norm
-        return self.classifier(
-            F.batch_norm(features, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        )
+        return self.classifier(F.batch_norm(features, None, None, norm.weight, norm.bias, training=True, eps=norm.eps))
 
 
 def create_head(kind: str, width: int, num_classes: int) -> nn.Module:

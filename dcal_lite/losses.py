@@ -57,5 +57,6 @@ class UncertaintyWeighting(nn.Module):
     def forward(self, losses: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Return the weighted total of `losses` (branch -> scalar); the branches must be those of the constructor."""
         if losses.keys() != self.w.keys():
-            raise ValueError(f"losses of the branches {', '.join(sorted(self.w))} expected, got {', '.join(sorted(losses))}")
+            expected, got = (", ".join(sorted(names)) for names in (self.w, losses))
+            raise ValueError(f"losses of the branches {expected} expected, got {got}")
         return 0.5 * sum((-w).exp() * losses[branch] + w for branch, w in self.w.items())

@@ -15,7 +15,7 @@ import timm
 from safetensors import safe_open
 from torch import nn
 
-from dcal_lite.backbones import create_backbone, load_backbone_weights, read_weights
+from dcal_lite.backbones import TIMM_ARGUMENTS, create_backbone, load_backbone_weights, read_weights
 from dcal_lite.checkpoint import write_weights
 from dcal_lite.dcal import DCAL
 from dcal_lite.errors import unknown
@@ -144,8 +144,9 @@ def _metadata(path: Path, key: str) -> dict[str, Any]:
 def _register(name: str) -> None:
     """Make `timm.create_model(name, ...)` work; timm finds entry points by function name and module."""
 
-    def entrypoint(pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
-        return create_model(name, pretrained=pretrained, **options)
+    def entrypoint(pretrained: bool = False, **options):
+        own = {key: value for key, value in options.items() if key not in TIMM_ARGUMENTS}
+        return create_model(name, pretrained=pretrained, **own)
 
     entrypoint.__name__ = name
     register: Callable = timm.models.register_model

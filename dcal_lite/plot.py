@@ -76,10 +76,10 @@ def show_patches(
     chosen = {int(token) - 1 for token in tokens}
     extent = (0, array.shape[1], array.shape[0], 0)
     ax.imshow(array, interpolation="nearest", extent=extent)
+    framed, dimmed = {"fill": False, "edgecolor": COLOURS["glca"], "lw": 1.5}, {"fc": "w", "alpha": 0.7}
     for patch in range(grid[0] * grid[1]):
         corner = (patch % grid[1] * width, patch // grid[1] * height)
-        style = {"fill": False, "edgecolor": COLOURS["glca"], "lw": 1.5} if patch in chosen else {"fc": "w", "alpha": 0.7}
-        ax.add_patch(Rectangle(corner, width, height, **style))
+        ax.add_patch(Rectangle(corner, width, height, **(framed if patch in chosen else dimmed)))
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
     return ax

@@ -84,8 +84,8 @@ class Recipe:
 
 def list_recipes() -> dict[str, list[str]]:
     """Return the presets of every recipe that the package brings."""
-    return {path.name.removesuffix(".yaml"): sorted(_read(path)["presets"])
-            for path in sorted(_folder().iterdir(), key=lambda path: path.name) if path.name.endswith(".yaml")}  # fmt: skip
+    paths = sorted(Path(str(_folder())).glob("*.yaml"))
+    return {path.stem: sorted(_read(path)["presets"]) for path in paths}
 
 
 def load_recipe(name_or_path: str | Path, *, preset: str | None = None, **overrides: Any) -> Recipe:
@@ -154,7 +154,8 @@ def _build(*layers: dict[str, Any]) -> Recipe:
     missing = [item.name for item in fields(Recipe) if item.name not in settings and _is_required(item)]
     if missing:
         raise ValueError(f"the recipe lacks {', '.join(missing)}")
-    return Recipe(**{item.name: _checked(item, settings[item.name]) for item in fields(Recipe) if item.name in settings})
+    given = [item for item in fields(Recipe) if item.name in settings]
+    return Recipe(**{item.name: _checked(item, settings[item.name]) for item in given})
 
 
 def _override(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:

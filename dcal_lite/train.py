@@ -192,14 +192,12 @@ def branch_losses(recipe: Recipe, output: Output, targets: Tensor) -> dict[str, 
     for branch, logits in output.logits.items():
         losses[branch] = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         if recipe.triplet:
-            losses[branch] = losses[branch] + batch_hard_triplet(
-                output.features[branch], targets, margin=recipe.margin
-            )
+            losses[branch] = losses[branch] + batch_hard_triplet(output.features[branch], targets, margin=recipe.margin)
     return losses
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The learning rate at a fractional epoch, as a factor of the peak: linear warm-up, then a cosine over all epochs."""
+    """The learning rate at a fractional epoch, as a factor of the peak: linear warm-up, then a cosine."""
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr + (1 - recipe.warmup_lr) * epoch / recipe.warmup_epochs
     return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))

@@ -141,10 +141,10 @@ def test_bad_weight_files(tmp_path):
     with pytest.raises(ValueError, match="not found"):
         load_backbone_weights(vit, path)
     path.write_bytes(b"\x10\x00\x00")
-    with pytest.raises(ValueError, match="no complete .safetensors"):
+    with pytest.raises(ValueError, match=r"no complete \.safetensors"):
         load_backbone_weights(vit, path)
     save_file({"cls_token": torch.zeros(1, 1, 12)}, path)
-    with pytest.raises(ValueError, match="lacks 'blocks.0"):
+    with pytest.raises(ValueError, match=r"lacks 'blocks\.0"):
         load_backbone_weights(vit, path)
     save_file(tiny(embed_dim=16).state_dict(), path)
     with pytest.raises(ValueError, match=r"of shape .*12.* expected, got .*16"):

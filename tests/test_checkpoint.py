@@ -20,9 +20,14 @@ from dcal_lite.checkpoint import (
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -53,14 +58,14 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, damage):
     if damage == "flip":
         content[content.index(torch.full((4,), 1).numpy().tobytes()) + 4000] ^= 1  # one bit of one tensor
     path.write_bytes({"truncate": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="epoch-0001.pt is damaged"):
+    with pytest.warns(UserWarning, match=r"epoch-0001\.pt is damaged"):
         assert load_checkpoint(tmp_path)["x"][0] == 0
 
 
 def test_only_data_is_loaded(tmp_path):
     save_checkpoint(tmp_path, 0, {"x": torch.zeros(1)})
     torch.save({"x": os.system}, tmp_path / "epoch-0001.pt")  # code where data should be
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         load_checkpoint(tmp_path)
 
 

@@ -306,7 +306,7 @@ def test_pairing(partner):
 
 def test_random_pairs_are_uniform():
     torch.manual_seed(0)
-    counts = {pair: 0 for pair in itertools.combinations(range(4), 2)}
+    counts = dict.fromkeys(itertools.combinations(range(4), 2), 0)
     for _ in range(600):
         for pair in pair_order(4).view(-1, 2).tolist():
             counts[tuple(sorted(pair))] += 1

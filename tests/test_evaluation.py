@@ -24,7 +24,8 @@ class Colour(nn.Module):
 
 def solid(colours, labels, cameras):
     table = {str(i): np.broadcast_to(np.uint8(c), (4, 4, 3)) for i, c in enumerate(colours)}
-    records = tuple(Record(str(i), label, camera) for i, (label, camera) in enumerate(zip(labels, cameras, strict=True)))
+    names = map(str, range(len(labels)))
+    records = tuple(Record(*record) for record in zip(names, labels, cameras, strict=True))
     return Split(records, lambda record: table[record.source])
 
 
@@ -40,7 +41,8 @@ def test_fine_grained_top1_by_hand():
 def test_reid_by_hand():
     query = solid([RED, GREEN], [1, 2], [1, 1])
     gallery = solid([(255, 40, 0), (200, 20, 20), BLUE, GREEN], [1, 1, 2, 0], [1, 2, 2, 2])
-    scores = dl.evaluate(Colour(), Dataset("x", "reid", {"train": query, "query": query, "gallery": gallery}), batch_size=1)
+    dataset = Dataset("x", "reid", {"train": query, "query": query, "gallery": gallery})
+    scores = dl.evaluate(Colour(), dataset, batch_size=1)
     # Query 1: its same-camera twin is left out, the other comes first: AP 1. Query 2: the green distractor, both
     # reddish ones (each with some green in it), then blue, its only match, at rank 4: AP 1/4.
     assert scores["rank1"] == 0.5 and scores["rank5"] == 1.0
