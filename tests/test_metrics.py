@@ -77,14 +77,14 @@ def test_equals_the_sorted_list_with_ties(seed, queries, gallery, levels):
 
 
 def test_a_byte_cannot_overflow(rng, monkeypatch):
-    # Every lane of every row counts: 5 lanes of 255 rows, all items nearer than the only match.
-    distances = torch.zeros(1, 1271)
+    # All items are nearer than the only match, and they do not fit into 255 rows of few lanes.
+    distances = torch.zeros(1, 2601)
     distances[0, 7] = 1
-    gallery_ids = np.zeros(1271, dtype=int)
+    gallery_ids = np.zeros(2601, dtype=int)
     gallery_ids[7] = 1
     monkeypatch.setattr(metrics, "_LANES", 1)
-    result = rank_metrics_from_distances(distances, np.array([1]), gallery_ids, np.array([0]), np.ones(1271, dtype=int))
-    assert result.first_match.tolist() == [1270]
+    result = rank_metrics_from_distances(distances, np.array([1]), gallery_ids, np.array([0]), np.ones(2601, dtype=int))
+    assert result.first_match.tolist() == [2600]
 
 
 @pytest.mark.parametrize(("distance", "metric"), [("euclidean", "sqeuclidean"), ("cosine", "cosine")])
@@ -162,6 +162,10 @@ def test_bad_input(rng):
         rank_metrics(query, gallery.where(gallery < 0.9, torch.nan), *labels)
     with pytest.raises(ValueError, match="a distance of query 3 is NaN or infinite"):
         rank_metrics(query.index_fill(0, torch.tensor([3]), 1e38), gallery, *labels)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        distances = torch.zeros(23, 61).index_fill(0, torch.tensor([3]), value)
+        with pytest.raises(ValueError, match="a distance of query 3 is NaN or infinite"):
+            rank_metrics_from_distances(distances, *labels)
     with pytest.raises(ValueError, match="no query has a true match"):
         rank_metrics(query[:0], gallery, labels[0][:0], labels[1], labels[2][:0], labels[3])
     with pytest.raises(ValueError, match="no query has a true match"):
