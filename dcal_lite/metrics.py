@@ -186,7 +186,9 @@ def _score(
         counts[i] = len(matches)
         if len(matches):
             padded[:size] = block[i % _QUERIES]
-            if np.dot(padded[:size], zeros) != 0:  # 0 times NaN or infinity is NaN, and unequal to 0
+            with np.errstate(invalid="ignore"):
+                finite = np.dot(padded[:size], zeros) == 0  # 0 times NaN or infinity is NaN
+            if not finite:
                 raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
             padded[items[same_camera]] = np.inf
             padded[junk] = np.inf

@@ -59,7 +59,7 @@ def test_order_process_and_masks_do_not_change_a_picture(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("world", "digest"),
-    [(Plumage(), "PLUMAGE"), (Promenade(), "PROMENADE"), (Plumage(3, (48, 40)), "ODD")],
+    [(Plumage(), "9212c40783ed38e7"), (Promenade(), "ae034b5db2eae657"), (Plumage(3, (48, 40)), "67f9a53c603d10aa")],
 )
 def test_pictures_are_the_same_on_every_platform(world: World, digest: str) -> None:
     pixels = hashlib.sha256()
@@ -116,7 +116,7 @@ def _grown(mask: np.ndarray) -> np.ndarray:
 @each_world
 def test_look_alikes_differ_inside_the_masks_only(world: World) -> None:
     differ = []
-    for index in range(0, 400, 7):
+    for index in range(0, 210, 7):
         labels = _alike(world, index)
         twins = [world.draw(index, label) for label in labels]
         assert [twin.label for twin in twins] == labels and all(len(twin.masks) == 3 for twin in twins)
@@ -155,7 +155,7 @@ def test_parts_are_visible_without_colour_vision() -> None:
 @each_world
 def test_parts_are_seen_and_lie_on_the_figure(world: World) -> None:
     seen, inside = [], []
-    for index in range(200):
+    for index in range(0, 200, 3):
         drawing = world.draw(index)
         for mask in drawing.masks.values():
             seen.append(mask.sum())
