@@ -101,6 +101,19 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_the_next_cleans_up(
     assert tree(target.parent) == FILES
 
 
+def test_the_files_arrive_by_renaming(archive, target, monkeypatch):
+    copy, written = archives.shutil.copyfileobj, set()
+
+    def record(source, sink):
+        assert not target.exists()
+        written.add(os.fstat(sink.fileno()).st_ino)
+        copy(source, sink)
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", record)
+    unpack(archive, target)
+    assert {path.stat().st_ino for path in target.rglob("*") if path.is_file()} == written
+
+
 def test_an_interrupt_leaves_nothing(archive, target, monkeypatch):
     def interrupt(source, sink):
         raise KeyboardInterrupt
