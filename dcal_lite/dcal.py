@@ -183,7 +183,8 @@ class DCAL(nn.Module):
         partner: "random", "intra", "inter", or "noise" (partners are Gaussian noise images): Table 4.
         partner_stream: where a pair's partner tokens come from: its own PWCA stream ("pair") or its SA stream ("sa").
 
-    What the paper leaves open, and our choice: readout "cls", glca_at "after", partner_stream "pair".
+    What the paper leaves open, and our choice: readout "cls", glca_at "after", partner_stream "pair". With the last
+    and T = L, partners leave PWCA with one and the same class token: it starts equal and reads the same 2N keys.
 
     Raises:
         ValueError: an unsuitable backbone or an unknown value, named with those that are known.

@@ -170,30 +170,46 @@ def _score(
 ) -> RankMetrics:
     """Collect the ranks of all true matches; `rows(start, stop)` gives the distances of these queries."""
     size, junk = len(gallery_ids), np.flatnonzero(gallery_ids == -1)
-    known = np.flatnonzero(gallery_ids != -1)
-    order = known[np.argsort(gallery_ids[known], kind="stable")]
-    first, last = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
+    query, item = _same_identity(query_ids, gallery_ids)
+    same_camera = query_cams[query] == gallery_cams[item]
+    matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same_camera, same_camera))
     lanes = max(_LANES, -(-size // 255))  # at most 255 rows of them, so that a byte holds their sum
-    ranks, counts = [], np.zeros(len(query_ids), dtype=np.int64)
+    ranks = []
     for i in range(len(query_ids)):
         if i % _QUERIES == 0:
             block = rows(i, min(i + _QUERIES, len(query_ids)))
             padded = np.full(-(-size // lanes) * lanes, np.inf, dtype=block.dtype)
-            zeros = np.zeros(size, dtype=block.dtype)
-        items = order[first[i] : last[i]]
-        same_camera = gallery_cams[items] == query_cams[i]
-        matches = items[~same_camera]
-        counts[i] = len(matches)
-        if len(matches):
+        if len(matches[i]):
             padded[:size] = block[i % _QUERIES]
-            with np.errstate(invalid="ignore"):
-                finite = np.dot(padded[:size], zeros) == 0  # 0 times NaN or infinity is NaN
-            if not finite:
+            if not _is_finite(padded[:size]):
                 raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
-            padded[items[same_camera]] = np.inf
+            padded[left_out[i]] = np.inf
             padded[junk] = np.inf
-            ranks += [_ranks(padded, matches[k : k + _MATCHES], lanes) for k in range(0, len(matches), _MATCHES)]
-    return _summary(ranks, counts[counts > 0], min(max_rank, size))
+            ranks += [_ranks(padded, matches[i][k : k + _MATCHES], lanes) for k in range(0, len(matches[i]), _MATCHES)]
+    count = np.array([len(x) for x in matches if len(x)])
+    return _summary(ranks, count, min(max_rank, size))
+
+
+def _same_identity(query_ids: np.ndarray, gallery_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of a query and a gallery item of its identity, junk apart; by query, then by item."""
+    known = np.flatnonzero(gallery_ids != -1)
+    order = known[np.argsort(gallery_ids[known], kind="stable")]
+    first, last = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
+    count = last - first
+    query = np.repeat(np.arange(len(query_ids)), count)
+    within = np.arange(len(query)) - np.repeat(np.cumsum(count) - count, count)
+    return query, order[first[query] + within]
+
+
+def _by_query(query: np.ndarray, item: np.ndarray, queries: int) -> list[np.ndarray]:
+    """The items of each query, from pairs that are sorted by query."""
+    return np.split(item, np.searchsorted(query, np.arange(1, queries)))
+
+
+def _is_finite(row: np.ndarray) -> bool:
+    # 0 times NaN or infinity is NaN; one pass, where np.isfinite would write a mask and read it again
+    with np.errstate(invalid="ignore"):
+        return bool(np.dot(row, np.zeros_like(row)) == 0)
 
 
 def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:

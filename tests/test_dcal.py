@@ -252,6 +252,19 @@ def test_pwca_of_different_images_is_not(images):
     assert (output.features["pwca"] - output.features["sa"]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize(
+    ("options", "same"), [({}, True), ({"pwca_blocks": 2}, False), ({"partner_stream": "sa"}, False)]
+)
+def test_partners_share_one_class_token_if_all_blocks_pair_symmetrically(images, options, same):
+    """It starts the same for every image and reads the same keys: nothing can tell the partners' apart."""
+    model = dcal(branches=("sa", "pwca"), **options)
+    torch.manual_seed(5)
+    features = model(images).features["pwca"]
+    torch.manual_seed(5)
+    one, other = features[pair_order(4)].view(2, 2, -1).unbind(1)
+    assert ((one - other).abs().max() < 1e-12) == same
+
+
 def test_pwca_shares_all_weights():
     count = [sum(p.numel() for p in dcal(branches=b).parameters()) for b in (("sa",), ("sa", "pwca"))]
     assert count[0] == count[1]
