@@ -23,7 +23,7 @@ from dcal_lite.errors import check_choice
 
 _QUERIES = 256  # distances are made for so many queries at a time ...
 _TILE = 4096  # ... and so many gallery items: a fixed grid, so that no split of the gallery can change a last bit
-_LANES = 1024  # columns that are counted side by side
+_WORDS = 255  # words of eight flags that are added up at a time: no byte of the sum can overflow
 _MATCHES = 64  # true matches of one query that are ranked at a time
 
 Labels = Int[np.ndarray, "_"] | Int[Tensor, "_"]
@@ -173,19 +173,19 @@ def _score(
     query, item = _same_identity(query_ids, gallery_ids)
     same_camera = query_cams[query] == gallery_cams[item]
     matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same_camera, same_camera))
-    lanes = max(_LANES, -(-size // 255))  # at most 255 rows of them, so that a byte holds their sum
+    width = 8 * _WORDS * -(-size // (8 * _WORDS))
     ranks = []
     for i in range(len(query_ids)):
         if i % _QUERIES == 0:
             block = rows(i, min(i + _QUERIES, len(query_ids)))
-            padded = np.full(-(-size // lanes) * lanes, np.inf, dtype=block.dtype)
+            padded = np.full(width, np.inf, dtype=block.dtype)
         if len(matches[i]):
             padded[:size] = block[i % _QUERIES]
             if not _is_finite(padded[:size]):
                 raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
             padded[left_out[i]] = np.inf
             padded[junk] = np.inf
-            ranks += [_ranks(padded, matches[i][k : k + _MATCHES], lanes) for k in range(0, len(matches[i]), _MATCHES)]
+            ranks += [_ranks(padded, matches[i][k : k + _MATCHES]) for k in range(0, len(matches[i]), _MATCHES)]
     count = np.array([len(x) for x in matches if len(x)])
     return _summary(ranks, count, min(max_rank, size))
 
@@ -212,7 +212,7 @@ def _is_finite(row: np.ndarray) -> bool:
         return bool(np.dot(row, np.zeros_like(row)) == 0)
 
 
-def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
+def _ranks(row: np.ndarray, matches: np.ndarray) -> np.ndarray:
     """Number of items nearer than each match (ascending indices); of equally near ones, those of smaller index."""
     first, last = matches[0], matches[-1] + 1
     limit = row[matches, None]
@@ -221,9 +221,9 @@ def _ranks(row: np.ndarray, matches: np.ndarray, lanes: int) -> np.ndarray:
     np.less(row[last:], limit, out=nearer[:, last:])
     # Up to here an item among the matches counts wherever it is equally near; it must also come earlier.
     nearer[:, first:last] &= (row[first:last] != limit) | (np.arange(first, last) < matches[:, None])
-    # Bytes are summed many at a time as long as the sum stays a byte.
-    counts = nearer.view(np.uint8).reshape(len(matches), -1, lanes).sum(axis=1, dtype=np.uint8)
-    return counts.sum(axis=1, dtype=np.uint32)
+    # Eight flags are added at once, as the bytes of one word.
+    words = nearer.view(np.uint64).reshape(len(matches), -1, _WORDS).sum(axis=2)
+    return words.view(np.uint8).sum(axis=1, dtype=np.uint32)
 
 
 def _summary(ranks: list[np.ndarray], count: np.ndarray, max_rank: int) -> RankMetrics:

@@ -76,15 +76,14 @@ def test_equals_the_sorted_list_with_ties(seed, queries, gallery, levels):
             rank_metrics_from_distances(torch.from_numpy(distances), *labels)
 
 
-def test_a_byte_cannot_overflow(rng, monkeypatch):
-    # All items are nearer than the only match, and they do not fit into 255 rows of few lanes.
-    distances = torch.zeros(1, 2601)
+def test_no_byte_overflows():
+    # All items are nearer than the only match: every flag that is added up is set.
+    distances = torch.zeros(1, 8 * 255 * 2 + 1)
+    size = distances.shape[1]
     distances[0, 7] = 1
-    gallery_ids = np.zeros(2601, dtype=int)
-    gallery_ids[7] = 1
-    monkeypatch.setattr(metrics, "_LANES", 1)
-    result = rank_metrics_from_distances(distances, np.array([1]), gallery_ids, np.array([0]), np.ones(2601, dtype=int))
-    assert result.first_match.tolist() == [2600]
+    gallery_ids = (np.arange(size) == 7).astype(int)
+    result = rank_metrics_from_distances(distances, np.array([1]), gallery_ids, np.array([0]), np.ones(size, dtype=int))
+    assert result.first_match.tolist() == [size - 1]
 
 
 @pytest.mark.parametrize(("distance", "metric"), [("euclidean", "sqeuclidean"), ("cosine", "cosine")])
@@ -107,8 +106,8 @@ def test_chunks_do_not_matter(rng, monkeypatch, dtype):
     query, gallery = (torch.from_numpy(rng.integers(-2, 3, (n, 4))).to(dtype) for n in (37, 101))
     reference = rank_metrics(query, gallery, *labels)
     assert_equals_oracle(reference, ranking_scores(torch.cdist(query.double(), gallery.double()).numpy(), *labels))
-    for sizes in [(1, 1, 1, 1), (5, 7, 3, 2), (36, 100, 16, 3), (64, 128, 1024, 100)]:
-        for name, value in zip(("_QUERIES", "_TILE", "_LANES", "_MATCHES"), sizes, strict=True):
+    for sizes in [(1, 1, 1, 1), (5, 7, 3, 2), (36, 100, 16, 3), (64, 128, 255, 100)]:
+        for name, value in zip(("_QUERIES", "_TILE", "_WORDS", "_MATCHES"), sizes, strict=True):
             monkeypatch.setattr(metrics, name, value)
         assert same(rank_metrics(query, gallery, *labels), reference)
 

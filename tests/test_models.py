@@ -66,7 +66,7 @@ def test_misfit_files_are_named(tmp_path):
     dl.save_model(toy(), tmp_path / "m.safetensors", {})
     with pytest.raises(ValueError, match="has an extra 'glca"):
         toy(branches=("sa",), pretrained=tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"classifier.bias' of shape \(7,\) expected, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"classifier\.weight' of shape \(7, 96\) expected, got \(5, 96\)"):
         toy(num_classes=7, pretrained=tmp_path / "m.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="does not say what model"):
