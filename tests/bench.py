@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import dcal_lite as dl
+from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import create_backbone
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from tests.oracles import pwca_materialised
@@ -152,10 +153,19 @@ def ranking() -> list[Row]:
 def rollout() -> list[Row]:
     """The class token's row of the rollout: the row chain against the product of all layers, on the same maps."""
     generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(12, 8, 3, 197, 197, generator=generator).mul_(3).softmax(dim=-1)
-    torch.testing.assert_close(dl.cls_rollout(maps), dl.rollout(maps)[:, 0])
-    name = "rollout of the class token, DeiT-Tiny, N=197, batch 8"
-    return [compare(name, lambda: dl.rollout(maps)[:, 0], lambda: dl.cls_rollout(maps), repeats=11)]
+    layers = torch.randn(12, 8, 197, 197, generator=generator).mul_(3).softmax(dim=-1).unbind()  # heads averaged
+
+    def product() -> Tensor:
+        flow = dl.mix_residual(layers[0])
+        for layer in layers[1:]:
+            flow = dl.mix_residual(layer) @ flow
+        return flow[:, 0]
+
+    def chain() -> Tensor:
+        return row_chain(reversed(layers))
+
+    torch.testing.assert_close(chain(), product())
+    return [compare("rollout of the class token, DeiT-Tiny, N=197, batch 8", product, chain, repeats=11)]
 
 
 def pairs() -> list[Row]:
