@@ -1,8 +1,9 @@
-"""Vision transformers from timm, opened up: tokens, blocks, queries and keys. The only file that knows timm's insides.
+"""Backbones from timm, opened up: tokens, blocks, queries and keys; stages. The only file that knows timm's insides.
 
 Letters: L layers, B batch, H heads, N tokens (class token first), D width.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -114,11 +116,19 @@ def load_backbone_weights(vit: VisionTransformer, path: str | Path) -> None:
         raise ValueError(f"{Path(path).name!r} lacks {missing[0]!r} ({len(missing)} tensors missing); "
                          "it belongs to another model")  # fmt: skip
     weights = checkpoint_filter_fn(weights, vit)  # resamples the position embedding to the grid
+    load_exactly(vit, {key: weights[key] for key in own}, path)
+
+
+def load_exactly(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Load `weights`, which came from the file `path`; the first key or shape that does not fit is a ValueError."""
+    own, name = module.state_dict(), Path(path).name
+    for key in sorted(own.keys() ^ weights.keys()):
+        raise ValueError(f"{name!r} {'lacks' if key in own else 'has an extra'} {key!r}; it belongs to another model")
     for key in own:
         if own[key].shape != weights[key].shape:
-            raise ValueError(f"{Path(path).name!r}: {key!r} of shape {tuple(own[key].shape)} expected, got "
+            raise ValueError(f"{name!r}: {key!r} of shape {tuple(own[key].shape)} expected, got "
                              f"{tuple(weights[key].shape)}; the file belongs to another model")  # fmt: skip
-    vit.load_state_dict({key: weights[key] for key in own})
+    module.load_state_dict(weights)
 
 
 # ------------------------------------------------------------------------------------------- running it by hand
@@ -212,3 +222,98 @@ def attention_maps(model: nn.Module, images: Float[Tensor, "B 3 h w"]) -> Float[
     finally:
         vit.train(training)
     return torch.stack([attention_map(query, key) for query, key in record])
+
+
+# ------------------------------------------------------------------------------------------------------- ResNets
+
+
+@timm.models.register_model
+def resnet_toy(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet for the toy worlds: four stages of one basic block, 32 to 256 channels, no published weights."""
+    if pretrained:
+        raise ValueError("resnet_toy has no published weights; pass pretrained=False or a .safetensors file")
+    own = {key: value for key, value in kwargs.items() if key not in TIMM_ARGUMENTS}
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), **own)
+
+
+def create_resnet(name: str, *, pretrained: bool | str | Path = False) -> ResNet:
+    """Create a timm ResNet without its classifier.
+
+    Args:
+        name: timm's name.
+        pretrained: True asks timm to download; a path loads a .safetensors file, see `load_resnet_weights`.
+
+    Raises:
+        ValueError: timm has no ResNet of this name, or unfit weights.
+    """
+    known = [*timm.list_models(module="resnet"), "resnet_toy"]
+    if name.split(".")[0] not in known:
+        raise unknown("ResNet of timm", name, known)
+    net = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
+    if not isinstance(pretrained, bool):
+        load_resnet_weights(net, pretrained)
+    return net
+
+
+def load_resnet_weights(net: ResNet, path: str | Path) -> None:
+    """Load a .safetensors file with torchvision's key names (timm's are the same); a classifier in it is ignored.
+
+    The file may lack whole last stages: they stay as they were, and a warning says so.
+
+    Raises:
+        ValueError: no such file, or its tensors are those of another architecture (the first misfit is named).
+    """
+    weights = {key: value for key, value in read_weights(path).items() if not key.startswith("fc.")}
+    absent = [stage for stage in ("layer2", "layer3", "layer4") if not any(key.startswith(stage) for key in weights)]
+    if absent:
+        warnings.warn(f"{Path(path).name!r} has no {', '.join(absent)}: they start from nothing", stacklevel=2)
+    kept = {key: value for key, value in net.state_dict().items() if key.startswith(tuple(absent))} if absent else {}
+    load_exactly(net, weights | kept, path)
+
+
+def arrange_strides(net: nn.Module, *, in_1x1: bool = False) -> nn.Module:
+    """Set the stride of a ResNet's last stage to 1, in place: maps twice as fine, with the same weights.
+
+    Args:
+        net: of timm or torchvision.
+        in_1x1: let the first convolution of a bottleneck stride, as in the paper's ResNet and in Caffe's weights,
+            not the second, as in torchvision's.
+
+    Raises:
+        ValueError: no ResNet, or none with bottlenecks for `in_1x1`.
+    """
+    if not all(hasattr(net, name) for name in ("conv1", "bn1", "maxpool", "layer1", "layer4")):
+        raise ValueError(f"a ResNet of timm or torchvision expected, got {type(net).__name__}")
+    for layer in net.layer4[0].modules():
+        if getattr(layer, "stride", None) in (2, (2, 2)):
+            layer.stride = (1, 1)
+    if in_1x1:
+        if not hasattr(net.layer2[0], "conv3"):
+            raise ValueError("a ResNet with bottlenecks (ResNet-50 or deeper) expected for stride_in_1x1=True")
+        for stage in (net.layer2, net.layer3):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    return net
+
+
+def resnet_stem(net: nn.Module, images: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B C H W"]:
+    """What a ResNet does before its first stage."""
+    activation = net.act1 if hasattr(net, "act1") else net.relu  # timm's name, torchvision's
+    return net.maxpool(activation(net.bn1(net.conv1(images))))
+
+
+def resnet_stages(net: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """The four stages of a ResNet."""
+    return net.layer1, net.layer2, net.layer3, net.layer4
+
+
+@torch.no_grad()
+def stage_shapes(net: nn.Module, img_size: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
+    """Channels and (height, width) of each stage's output for images of `img_size`, found by running a blank one."""
+    training, shapes = net.training, []
+    net.eval()
+    x = resnet_stem(net, torch.zeros(1, 3, *img_size, device=net.conv1.weight.device))
+    for stage in resnet_stages(net):
+        x = stage(x)
+        shapes.append((x.shape[1], tuple(x.shape[2:])))
+    net.train(training)
+    return shapes

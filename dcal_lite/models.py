@@ -1,6 +1,7 @@
 """Factories: a name and a few numbers in, a model out. The names are registered with timm too.
 
-`dcal_<vit>` is DCAL around timm's `<vit>`, for any vision transformer with a class token and absolute positions.
+`dcal_<vit>` is DCAL around timm's `<vit>`, for any vision transformer with a class token and absolute positions;
+`rga_<resnet>` is RGA in timm's `<resnet>`; `hacnn` is HA-CNN.
 """
 
 import inspect
@@ -15,24 +16,29 @@ import timm
 from safetensors import safe_open
 from torch import nn
 
-from dcal_lite.backbones import TIMM_ARGUMENTS, create_backbone, load_backbone_weights, read_weights
+from dcal_lite.backbones import TIMM_ARGUMENTS, create_backbone, create_resnet, load_exactly, read_weights
 from dcal_lite.checkpoint import write_weights
 from dcal_lite.dcal import DCAL
-from dcal_lite.errors import unknown
+from dcal_lite.errors import check_choice, unknown
+from dcal_lite.hacnn import HACNN
+from dcal_lite.rga import ResNetRGA
 
-DCAL_BACKBONES = (
-    "deit_tiny_patch16_224",
-    "deit_small_patch16_224",
-    "deit_base_patch16_224",
-    "vit_base_patch16_224",
-    "vit_base_r50_s16_224",
-    "vit_toy_patch8_64",
+NAMES = (
+    "dcal_deit_tiny_patch16_224",
+    "dcal_deit_small_patch16_224",
+    "dcal_deit_base_patch16_224",
+    "dcal_vit_base_patch16_224",
+    "dcal_vit_base_r50_s16_224",
+    "dcal_vit_toy_patch8_64",
+    "hacnn",
+    "rga_resnet50",
+    "rga_resnet_toy",
 )
 
 
 def list_models(filter: str = "*") -> list[str]:
     """List the models' names that match a shell pattern, e.g. "dcal_*"."""
-    return sorted(name for name in (f"dcal_{backbone}" for backbone in DCAL_BACKBONES) if fnmatch(name, filter))
+    return sorted(name for name in NAMES if fnmatch(name, filter))
 
 
 def create_model(
@@ -47,30 +53,50 @@ def create_model(
     """Create a model by name.
 
     Args:
-        name: one of `list_models()`, or `dcal_` before the name of another suitable timm ViT.
+        name: one of `list_models()`, or `dcal_` or `rga_` before the name of another suitable ViT or ResNet of timm.
         num_classes: classes, or identities in training.
-        img_size: (height, width) in pixels; None takes the backbone's own.
-        pretrained: True downloads the backbone's ImageNet weights through timm. A path loads a .safetensors file:
-            either a backbone's (timm's key names) or a whole model's, as `save_model` writes it.
-        drop_path: stochastic depth of the last block, in [0, 1).
-        options: arguments of the model's class: `dl.DCAL`.
+        img_size: (height, width) in pixels; None takes the model's own.
+        pretrained: True downloads the backbone's ImageNet weights through timm (HA-CNN has none). A path loads a
+            .safetensors file: either a backbone's (timm's key names) or a whole model's, as `save_model` writes it.
+        drop_path: stochastic depth of a transformer's last block, in [0, 1).
+        options: arguments of the model's class: `dl.DCAL`, `dl.ResNetRGA` or `dl.HACNN`.
 
     Raises:
         ValueError: an unknown name or option (with the nearest known one), an unfit image size or weight file.
     """
-    if not name.startswith("dcal_"):
+    kind = name.partition("_")[0]
+    if kind not in _MAKERS or (kind == "hacnn" and name != kind):
         raise unknown("model", name, list_models())
-    known = inspect.signature(DCAL).parameters.keys() - {"backbone", "num_classes"}
+    model_class, make = _MAKERS[kind]
+    known = list(inspect.signature(model_class).parameters.keys() - {"backbone", "num_classes", "img_size"})
     for key in options:
-        if key not in known:
-            raise unknown("model option", key, known)
-    download = pretrained is True
-    backbone = create_backbone(name.removeprefix("dcal_"), img_size=img_size, pretrained=download, drop_path=drop_path)
-    if isinstance(pretrained, bool) or is_whole(pretrained):
-        model = DCAL(backbone, num_classes, **options)
-        return model if isinstance(pretrained, bool) else load_weights(model, pretrained)
-    load_backbone_weights(backbone, pretrained)  # before DCAL copies the last block into GLCA
-    return DCAL(backbone, num_classes, **options)
+        check_choice("model option", key, known)
+    if drop_path and kind != "dcal":
+        raise ValueError(f"drop_path=0 expected for {name}, got {drop_path}: stochastic depth is for transformers")
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    whole = not isinstance(pretrained, bool) and is_whole(pretrained)
+    model = make(name, num_classes, size, False if whole else pretrained, drop_path, options)
+    return load_weights(model, pretrained) if whole else model
+
+
+def _make_dcal(name, num_classes, size, pretrained, drop_path, options) -> DCAL:
+    backbone = name.removeprefix("dcal_")
+    vit = create_backbone(backbone, img_size=size, pretrained=pretrained, drop_path=drop_path)
+    return DCAL(vit, num_classes, **options)
+
+
+def _make_rga(name, num_classes, size, pretrained, drop_path, options) -> ResNetRGA:
+    size = {} if size is None else {"img_size": size}
+    return ResNetRGA(create_resnet(name.removeprefix("rga_"), pretrained=pretrained), num_classes, **size, **options)
+
+
+def _make_hacnn(name, num_classes, size, pretrained, drop_path, options) -> HACNN:
+    if pretrained is not False:
+        raise ValueError("hacnn starts from nothing: pretrained=False or a whole model's .safetensors file expected")
+    return HACNN(num_classes, **({} if size is None else {"img_size": size}), **options)
+
+
+_MAKERS = {"dcal": (DCAL, _make_dcal), "rga": (ResNetRGA, _make_rga), "hacnn": (HACNN, _make_hacnn)}
 
 
 def is_whole(path: str | Path) -> bool:
@@ -80,14 +106,7 @@ def is_whole(path: str | Path) -> bool:
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a whole model's weight file into `model` and return it; the first misfit is named in a ValueError."""
-    weights, own, name = read_weights(path), model.state_dict(), Path(path).name
-    for key in sorted(own.keys() ^ weights.keys()):
-        raise ValueError(f"{name!r} {'lacks' if key in own else 'has an extra'} {key!r}; it belongs to another model")
-    for key in own:
-        if own[key].shape != weights[key].shape:
-            raise ValueError(f"{name!r}: {key!r} of shape {tuple(own[key].shape)} expected, got "
-                             f"{tuple(weights[key].shape)}; the file belongs to another model")  # fmt: skip
-    model.load_state_dict(weights)
+    load_exactly(model, read_weights(path), path)
     return model
 
 
@@ -153,5 +172,5 @@ def _register(name: str) -> None:
     register(entrypoint)
 
 
-for _backbone in DCAL_BACKBONES:
-    _register(f"dcal_{_backbone}")
+for _name in NAMES:
+    _register(_name)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def ranking_scores(
@@ -107,3 +108,40 @@ def triplet_by_loops(features, labels, margin=None):
         gap = positive - negative
         terms.append(torch.log1p(gap.exp()) if margin is None else (gap + margin).clamp(min=0))
     return torch.stack(terms).mean()
+
+
+# --- RGA's and HA-CNN's definitions, with the parameter names of the public code ---
+
+
+def _conv_norm_relu(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width_in, width_out, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU())
+
+
+class AffinityRGA(nn.Module):
+    """RGA-SC as the paper has it: the affinity of all pairs, each node's row and column stacked, then embedded."""
+
+    def __init__(self, channels: int, positions: int):
+        super().__init__()
+        for name, features, nodes in (("spatial", channels, positions), ("channel", positions, channels)):
+            for part in ("theta", "phi", "gx"):
+                self.add_module(f"{part}_{name}", _conv_norm_relu(features, features // 8))
+            self.add_module(f"gg_{name}", _conv_norm_relu(2 * nodes, nodes // 8))
+            width = 1 + nodes // 8
+            last = [nn.Conv2d(width // 8, 1, 1, bias=False), nn.BatchNorm2d(1)]
+            self.add_module(f"W_{name}", nn.Sequential(*_conv_norm_relu(width, width // 8), *last))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = x * self.weights("spatial", x.reshape(batch, channels, height * width)).view(batch, 1, height, width)
+        nodes = x.reshape(batch, channels, height * width).transpose(1, 2)
+        return x * self.weights("channel", nodes).view(batch, channels, 1, 1)
+
+    def weights(self, name: str, nodes: Tensor) -> Tensor:
+        """One weight for each node; nodes (B, F, P)."""
+        x = nodes[..., None]
+        theta, phi, original = (getattr(self, f"{part}_{name}")(x) for part in ("theta", "phi", "gx"))
+        affinity = torch.einsum("bfi,bfj->bij", theta[..., 0], phi[..., 0])
+        row, column = affinity.transpose(1, 2), affinity  # numbered by the other node, for each node
+        relations = getattr(self, f"gg_{name}")(torch.cat([row, column], dim=1)[..., None])
+        joined = torch.cat([original.mean(dim=1, keepdim=True), relations], dim=1)
+        return torch.sigmoid(getattr(self, f"W_{name}")(joined))[:, 0, :, 0]

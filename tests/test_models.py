@@ -18,7 +18,8 @@ def test_names_tell_the_truth():
         with torch.device("meta"):
             model = dl.create_model(name, num_classes=2)
         assert model.backbone.embed_dim == widths[name.split("_")[2]]
-    assert dl.list_models("rga*") == []
+    assert dl.list_models("rga*") == ["rga_resnet50", "rga_resnet_toy"]
+    assert dl.list_models("hacnn") == ["hacnn"]
 
 
 def test_timm_knows_the_names():
@@ -83,8 +84,9 @@ def test_zoo_scores_are_measured_again(name):
     dataset = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
     scores = dl.evaluate(dl.load_model(name), dataset, **recipe.evaluation())
     assert scores.keys() == card["scores"].keys()
-    for key, value in scores.items():
-        assert value == pytest.approx(card["scores"][key], abs=2e-3), f"{key}; run make zoo"
+    asked = len(dataset["query" if dataset.task == "reid" else "test"])
+    for key, value in scores.items():  # another processor rounds otherwise, which may swap two near ties
+        assert value == pytest.approx(card["scores"][key], abs=2.5 / asked), f"{key}; run make zoo"
 
 
 def test_zoo_is_small_and_complete():
