@@ -5,6 +5,7 @@ A recipe is resolved in three steps: the file's settings, the preset's, the call
 """
 
 import hashlib
+import re
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,15 @@ from typing import Any, get_args
 import yaml
 
 from dcal_lite.errors import check_choice, unknown
+
+BRANCHES = ("sa", "glca", "pwca", "global", "local")  # of all models
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, too (PyYAML alone wants 1.0e-4)."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), "-+0123456789")
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,9 @@ class Recipe:
     warmup_lr: float = 0.01
     final_lr: float = 0.0  # the cosine ends at final_lr * lr
     label_smoothing: float = 0.0
-    triplet: bool = False  # add batch-hard triplet loss, weight 1
+    triplet: tuple[str, ...] = ()  # branches that get the batch-hard triplet loss too, weight 1; others are ignored
     margin: float | None = None  # of the triplet loss; None: soft margin
+    weighting: str = "uncertainty"  # of several branches' losses: "uncertainty" (learned) or "sum"
     precision: str = "fp32"  # "fp32", "bf16" or "fp16" (with loss scaling)
     eval_every: int = 0  # epochs between evaluations; 0: at the end only
     eval_batch_size: int = 128
@@ -55,7 +66,10 @@ class Recipe:
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("weighting", self.weighting, ("uncertainty", "sum"))
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        for branch in self.triplet:
+            check_choice("branch", branch, BRANCHES)
         if self.epochs < 1 or self.batch_size < 1 or self.eval_batch_size < 1:
             raise ValueError("epochs, batch_size and eval_batch_size of at least 1 expected")
         if "pwca" in self.model_args.get("branches", ("pwca",)) and self.batch_size % 2:
@@ -67,8 +81,12 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Hash of everything that the run depends on, 12 hexadecimal digits; equal recipes have equal digests."""
-        return hashlib.sha256(self.to_yaml().encode()).hexdigest()[:12]
+        """Hash of everything that the run depends on, 12 hexadecimal digits; equal recipes have equal digests.
+
+        Settings at their defaults are left out, so that a digest outlives new settings.
+        """
+        changed = {item.name: getattr(self, item.name) for item in fields(self) if not _is_default(self, item)}
+        return hashlib.sha256(yaml.safe_dump(_plain(changed)).encode()).hexdigest()[:12]
 
     def evaluation(self) -> dict[str, Any]:
         """The arguments of `evaluate` that this recipe asks for."""
@@ -114,7 +132,7 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
     for word in words:
         if "=" not in word:
             raise ValueError(f"an override of the form key=value expected, got {word!r}")
-    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+    return {key: yaml.load(value, _Loader) for key, _, value in (word.partition("=") for word in words)}
 
 
 # --------------------------------------------------------------------------------------------------- reading, checks
@@ -135,7 +153,7 @@ def _find(name_or_path: str | Path):
 
 def _read(path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is no YAML: {error}") from None
     if not isinstance(content, dict):
@@ -182,6 +200,11 @@ def _check_key(key: str) -> None:
         raise unknown("recipe key", key, known)
 
 
+def _is_default(recipe: Recipe, item: Field) -> bool:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return getattr(recipe, item.name) == default
+
+
 def _is_required(item: Field) -> bool:
     return item.default is MISSING and item.default_factory is MISSING
 
@@ -201,7 +224,10 @@ def _plain(value: Any) -> Any:
 def _fits(value: Any, kind: Any) -> bool:
     """Tell whether a value is of a field's type; true is no number, and 1 is a float where one is wanted."""
     if get_args(kind) and getattr(kind, "__origin__", None) is tuple:
-        return isinstance(value, tuple) and len(value) == len(get_args(kind)) and all(map(_fits, value, get_args(kind)))
+        kinds = get_args(kind)
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value) if isinstance(value, tuple) else ()
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
     if getattr(kind, "__origin__", None) is dict:
         return isinstance(value, dict)
     if get_args(kind):

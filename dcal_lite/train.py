@@ -106,7 +106,8 @@ class Trainer:
         self.recipe, self.model, self.dataset, self.device, self.progress = recipe, model, dataset, device, progress
         self.images = dataset["train"].images(recipe.resize or recipe.img_size, progress=progress).to(device)
         self.targets = torch.from_numpy(dataset["train"].targets).to(device)
-        self.weighting = UncertaintyWeighting(model.branches).to(device)
+        learned = model.branches if recipe.weighting == "uncertainty" and len(model.branches) > 1 else ()
+        self.weighting = UncertaintyWeighting(learned).to(device)
         self.optimizer = create_optimizer(recipe, model, self.weighting)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.history: list[dict[str, Any]] = []
@@ -172,7 +173,7 @@ class Trainer:
         with torch.autocast(self.device.type, HALF[recipe.precision], enabled=recipe.precision != "fp32"):
             output = self.model(images, targets)
         losses = branch_losses(recipe, output, targets)
-        total = self.weighting(losses) if len(losses) > 1 else losses["sa"]
+        total = self.weighting(losses) if self.weighting.w else sum(losses.values())
         report = {name: value.item() for name, value in (losses | {"total": total}).items()}
         if not math.isfinite(report["total"]):
             raise FloatingPointError(_divergence(epoch, step, report, self.optimizer.param_groups[0]["lr"]))
@@ -191,7 +192,7 @@ def branch_losses(recipe: Recipe, output: Output, targets: Tensor) -> dict[str, 
     losses = {}
     for branch, logits in output.logits.items():
         losses[branch] = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        if recipe.triplet:
+        if branch in recipe.triplet:
             losses[branch] = losses[branch] + batch_hard_triplet(output.features[branch], targets, margin=recipe.margin)
     return losses
 

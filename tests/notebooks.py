@@ -17,8 +17,9 @@ FIRST_CELL = """\
 import sys
 
 if "google.colab" in sys.modules:
+    source = "--depth 1 --branch {branch} {url} dcal"
     %cd -q /content
-    !test -d dcal || git clone --quiet --depth 1 --branch {branch} {url} dcal
+    !test -d dcal || git clone --quiet {{source}}
     %cd -q dcal
     %pip install --quiet --editable .
 

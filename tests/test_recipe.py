@@ -1,6 +1,6 @@
 import re
 import shlex
-from dataclasses import fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ def test_the_papers_numbers():
     """Zhu et al. 2022, section 4.1, as the fact sheet has them."""
     reid, fgvc = load_recipe("dcal-reid"), load_recipe("dcal-fgvc")
     assert (reid.img_size, reid.batch_size, reid.instances, reid.lr, reid.epochs) == ((256, 128), 64, 4, 0.008, 120)
-    assert (reid.optimizer, reid.weight_decay, reid.triplet, reid.model_args["ratio"]) == ("sgd", 1e-4, True, 0.3)
+    assert (reid.optimizer, reid.weight_decay, reid.model_args["ratio"]) == ("sgd", 1e-4, 0.3)
+    assert reid.triplet == ("sa", "glca")
     assert (fgvc.resize, fgvc.img_size, fgvc.batch_size, fgvc.epochs) == ((550, 550), (448, 448), 16, 100)
     assert (fgvc.optimizer, fgvc.weight_decay, fgvc.model_args["ratio"]) == ("adamw", 0.05, 0.1)
     assert fgvc.lr == pytest.approx(5e-4 / 512 * fgvc.batch_size)
@@ -67,7 +68,9 @@ def test_digests_differ_with_any_setting():
         ({"epoch": 3}, "unknown recipe key 'epoch': did you mean 'epochs'"),
         ({"epochs": 1.5}, "'epochs' takes int, got 1.5"),
         ({"epochs": True}, "'epochs' takes int, got True"),
-        ({"triplet": 1}, "'triplet' takes bool, got 1"),
+        ({"triplet": True}, "'triplet' takes .*str.*, got True"),
+        ({"triplet": [1]}, "'triplet' takes"),
+        ({"triplet": ["sla"]}, "unknown branch 'sla': did you mean 'sa'"),
         ({"img_size": 256}, "'img_size' takes"),
         ({"img_size": [256]}, "'img_size' takes"),
         ({"epochs": 0}, "at least 1"),
@@ -94,7 +97,17 @@ def test_bad_files(tmp_path):
 
 
 def test_overrides_are_yaml():
-    assert parse_overrides(["a=1", "b.c=[x, y]", "d=null", "e=1.0e-3"]) == {
-        "a": 1, "b.c": ["x", "y"], "d": None, "e": 0.001}  # fmt: skip
+    assert parse_overrides(["a=1", "b.c=[x, y]", "d=null", "e=1.0e-3", "f=1e-3", "g=e1"]) == {
+        "a": 1, "b.c": ["x", "y"], "d": None, "e": 0.001, "f": 0.001, "g": "e1"}  # fmt: skip
     with pytest.raises(ValueError, match="key=value expected, got 'epochs'"):
         parse_overrides(["epochs"])
+
+
+def test_a_digest_says_what_differs_from_the_defaults():
+    recipe = load_recipe("dcal-fgvc")
+    changed = [f for f in fields(Recipe) if getattr(recipe, f.name) != f.default and f.default_factory is MISSING]
+    assert {"name", "model", "lr", "drop_path"} <= {f.name for f in changed}
+    assert "margin" not in {f.name for f in changed}
+    digests = {replace(recipe, margin=0.3).digest, replace(recipe, flip=0.4).digest, recipe.digest}
+    assert len(digests) == 3
+    assert replace(recipe, margin=None).digest == recipe.digest

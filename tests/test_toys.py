@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dcal_lite.data import plumage, promenade
+from dcal_lite.data import load_dataset, plumage, promenade
 from dcal_lite.data.drawing import (
     Brush,
     Canvas,
@@ -283,3 +283,8 @@ def test_bad_input_is_refused(world: World) -> None:
             load(train=0)
         with pytest.raises(ValueError, match=r"train must be .* where the test"):
             load(train=2_000_000)
+
+
+def test_an_unknown_option_is_named():
+    with pytest.raises(ValueError, match="unknown option of plumage 'sise': did you mean 'size'"):
+        load_dataset("plumage", sise=(64, 64))

@@ -1,6 +1,7 @@
 """Datasets: readers of real ones and two drawn ones, all of one shape (`records.Dataset`)."""
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 from dcal_lite.data.records import Dataset, Record, Split
@@ -25,7 +26,10 @@ def load_dataset(name: str, root: str | Path | None = None, **options: object) -
         options: passed to the dataset's `load` function (`archive=`, `seed=`, ...).
 
     Raises:
-        ValueError: the name is unknown, or the dataset is not there or not what it should be.
+        ValueError: the name or an option is unknown, or the dataset is not there or not what it should be.
     """
     check_choice("dataset", name, _DATASETS)
-    return import_module(f"{__name__}.{name}").load(root, **options)
+    load = import_module(f"{__name__}.{name}").load
+    for option in options:
+        check_choice(f"option of {name}", option, list(signature(load).parameters)[1:])
+    return load(root, **options)
