@@ -3,7 +3,7 @@
 import importlib
 
 from dcal_lite.attention_rollout import cls_rollout, mix_residual, rollout
-from dcal_lite.backbones import attention_maps
+from dcal_lite.backbones import attention_maps, outputs_of
 from dcal_lite.data import list_datasets, load_dataset
 from dcal_lite.dcal import DCAL, GLCA, pair_order, pair_view, top_patches, unpair_view
 from dcal_lite.evaluation import embeddings, evaluate, predictions, rank_split
@@ -13,7 +13,7 @@ from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.metrics import RankMetrics, rank_metrics, top1
 from dcal_lite.models import create_model, list_models, list_zoo, load_model, model_card, save_model
 from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
-from dcal_lite.rga import RGA, ResNetRGA
+from dcal_lite.rga import RGA, RelationGate, ResNetRGA
 from dcal_lite.train import Run, fit
 
 __version__ = "0.1.0"

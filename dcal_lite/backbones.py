@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -195,6 +196,34 @@ def record_queries_keys(vit: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, kind: type[nn.Module], images: Float[Tensor, "B 3 h w"]) -> list[Any]:
+    """Return what every part of one kind computes, in the order in which the parts run, in evaluation mode.
+
+    Args:
+        model: any model of this library.
+        kind: a class of modules, e.g. `dl.HarmoniousAttention` or `dl.RelationGate`.
+        images: normalised images of the model's size.
+
+    Raises:
+        ValueError: the model has no such part.
+    """
+    parts = [part for part in model.modules() if isinstance(part, kind)]
+    if not parts:
+        raise ValueError(f"a model with {kind.__name__} expected, got {type(model).__name__}")
+    outputs: list[Any] = []
+    hooks = [part.register_forward_hook(lambda _, __, output: outputs.append(output)) for part in parts]
+    training = model.training
+    model.eval()
+    try:
+        model(images)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return outputs
 
 
 @torch.no_grad()

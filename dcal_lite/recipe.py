@@ -42,19 +42,23 @@ class Recipe:
     pretrained: bool = False  # start from the backbone's ImageNet weights
     drop_path: float = 0.0  # stochastic depth of the last block
     instances: int = 0  # K images an identity in a batch; 0 shuffles images freely
+    identities_epoch: bool = False  # an epoch takes K images of every identity, not (nearly) all images
     resize: tuple[int, int] | None = None  # size before cropping; None: img_size
     flip: float = 0.5  # probability
     pad: int = 0  # pixels on each side before the random crop
+    enlarge: float = 0.0  # probability of enlarging by 1/8 before the random crop
     erase: float = 0.0  # probability of random erasing
+    erase_noise: bool = True  # erase by Gaussian noise, or by the mean
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    optimizer: str = "sgd"  # "sgd" (momentum 0.9) or "adamw"
+    optimizer: str = "sgd"  # "sgd" (momentum 0.9), "adam" or "adamw"
     weight_decay: float = 1e-4
     decay_vectors: bool = True  # weight decay for biases and norms too
     bias_lr: float = 1.0  # factor on the learning rate of biases
     warmup_epochs: float = 0.0  # linear, from warmup_lr * lr
     warmup_lr: float = 0.01
     final_lr: float = 0.0  # the cosine ends at final_lr * lr
+    halve_at: tuple[int, ...] = ()  # epochs at which the learning rate is halved, instead of the cosine
     label_smoothing: float = 0.0
     triplet: tuple[str, ...] = ()  # branches that get the batch-hard triplet loss too, weight 1; others are ignored
     margin: float | None = None  # of the triplet loss; None: soft margin
@@ -65,7 +69,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
         check_choice("weighting", self.weighting, ("uncertainty", "sum"))
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         for branch in self.triplet:

@@ -157,7 +157,8 @@ class Trainer:
     def _batches(self, epoch: int) -> list:
         recipe, targets = self.recipe, self.dataset["train"].targets
         if recipe.instances:
-            return identity_batches(targets, recipe.batch_size, recipe.instances, seed=recipe.seed, epoch=epoch)
+            return identity_batches(targets, recipe.batch_size, recipe.instances, seed=recipe.seed, epoch=epoch,
+                                    once=recipe.identities_epoch)  # fmt: skip
         return shuffled_batches(len(targets), recipe.batch_size, seed=recipe.seed, epoch=epoch)
 
     def _step(self, epoch: int, step: int, steps: int, batch: Tensor) -> dict[str, float]:
@@ -168,7 +169,8 @@ class Trainer:
         seed = int.from_bytes(hashlib.sha256(f"{recipe.seed}/{epoch}/{step}".encode()).digest()[:7], "little")
         torch.manual_seed(seed)  # stochastic depth, PWCA's pairs
         images = augment(self.images[batch], recipe.img_size, torch.Generator().manual_seed(seed), flip=recipe.flip,
-                         pad=recipe.pad, erase=recipe.erase, mean=recipe.mean, std=recipe.std)  # fmt: skip
+                         pad=recipe.pad, enlarge=recipe.enlarge, erase=recipe.erase, erase_noise=recipe.erase_noise,
+                         mean=recipe.mean, std=recipe.std)  # fmt: skip
         targets = self.targets[batch]
         with torch.autocast(self.device.type, HALF[recipe.precision], enabled=recipe.precision != "fp32"):
             output = self.model(images, targets)
@@ -198,14 +200,16 @@ def branch_losses(recipe: Recipe, output: Output, targets: Tensor) -> dict[str, 
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The learning rate at a fractional epoch, as a factor of the peak: linear warm-up, then a cosine."""
+    """The learning rate at a fractional epoch, as a factor of the peak: linear warm-up, then a cosine or halvings."""
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr + (1 - recipe.warmup_lr) * epoch / recipe.warmup_epochs
+    if recipe.halve_at:
+        return 0.5 ** sum(epoch >= milestone for milestone in recipe.halve_at)
     return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
 
 
 def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWeighting) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 or AdamW. Biases have their own factor; the uncertainty weights are never decayed."""
+    """SGD with momentum 0.9, Adam or AdamW. Biases have their own factor; uncertainty weights are never decayed."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -218,7 +222,8 @@ def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWei
     options.append({"params": list(weighting.parameters()), "weight_decay": 0.0, "peak": recipe.lr})
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(options, lr=recipe.lr, momentum=0.9, fused=True)
-    return torch.optim.AdamW(options, lr=recipe.lr, fused=True)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(options, lr=recipe.lr, fused=True)
 
 
 # ----------------------------------------------------------------------------------------------------- small things

@@ -19,15 +19,17 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import create_backbone
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
-from tests.oracles import pwca_materialised
+from dcal_lite.rga import from_official
+from tests.oracles import AffinityRGA, pwca_materialised
 
 THREADS = 1
+RGA_STAGES = [(256, (64, 32)), (512, (32, 16)), (1024, (16, 8)), (2048, (16, 8))]  # 256 x 128 pixels, last stride 1
 
 
 class Row(TypedDict):
@@ -185,7 +187,59 @@ def pairs() -> list[Row]:
     return [row]
 
 
-BENCHES: dict[str, Callable[[], list[Row]]] = {"rollout": rollout, "pairs": pairs, "ranking": ranking}
+# --- Convolutional networks: relations without the affinity, and the memory formats ---
+
+
+def training_step(model: nn.Module, images: Tensor, *, half: bool = False) -> Callable[[], None]:
+    """Forward, backward and update by SGD on the sum of squared features."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-9)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = model(images).features
+        sum(f.float().square().sum() for f in features.values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def rga() -> list[Row]:
+    """RGA-SC with its affinity and without: each stage of ResNet-50 with gradients, then whole training steps."""
+    rows, plains = [], []
+    for stage, (channels, size) in enumerate(RGA_STAGES, start=1):
+        plain, ours = AffinityRGA(channels, size[0] * size[1]), dl.RGA(channels, size)
+        ours.load_state_dict(from_official(plain.state_dict()))
+        x = torch.randn(8, channels, *size, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        with torch.no_grad():
+            torch.testing.assert_close(ours.eval()(x), plain.eval()(x), rtol=1e-3, atol=1e-3)
+        step = [lambda m=m, x=x: m(x).square().sum().backward() for m in (plain.train(), ours.train())]
+        rows.append(compare(f"RGA-SC, stage {stage} of ResNet-50, with gradients, batch 8", *step, repeats=3))
+        plains.append(plain)
+    images = torch.randn(8, 3, 256, 128, generator=torch.Generator().manual_seed(0))
+    network, baseline, affinity = (dl.create_model("rga_resnet50", variant=v) for v in ("sc", None, None))
+    affinity.attention = nn.ModuleList(plains)
+    ours = training_step(network, images)
+    rows.append(compare("RGA-SC ResNet-50, training step", training_step(affinity, images), ours, repeats=3))
+    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, images), repeats=3))
+    return rows
+
+
+def hacnn() -> list[Row]:
+    """HA-CNN's training step: contiguous float32 against channels_last, and against bfloat16."""
+    images = torch.randn(32, 3, 160, 64, generator=torch.Generator().manual_seed(0))
+    across = images.contiguous(memory_format=torch.channels_last)
+    plain, last, half = (dl.create_model("hacnn") for _ in range(3))
+    last, half = (model.to(memory_format=torch.channels_last) for model in (last, half))
+    steps = training_step(plain, images), training_step(last, across), training_step(half, across, half=True)
+    return [
+        compare("HA-CNN training step, batch 32: channels_last", steps[0], steps[1]),
+        compare("  and bfloat16", steps[0], steps[2]),
+    ]
+
+
+BENCHES: dict[str, Callable[[], list[Row]]] = {
+    "rollout": rollout, "pairs": pairs, "ranking": ranking, "rga": rga, "hacnn": hacnn}  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -14,6 +14,7 @@ from dcal_lite.backbones import (
     record_queries_keys,
     run_block,
 )
+from dcal_lite.heads import BNNeckHead
 
 TINY = {"img_size": (32, 16), "patch_size": 8, "embed_dim": 12, "depth": 3, "num_heads": 2, "num_classes": 0}
 
@@ -155,3 +156,19 @@ def test_real_deit_weights_load(shared_data):
     path = shared_data / "weights" / "deit_tiny_patch16_224.fp16.safetensors"
     vit = create_backbone("deit_tiny_patch16_224", img_size=(256, 128), pretrained=path)
     assert vit.pos_embed.std() > 0.1 and torch.isfinite(vit.forward_features(torch.randn(1, 3, 256, 128))).all()
+
+
+def test_outputs_of_parts_come_in_the_order_they_run():
+    model = dl.create_model("rga_resnet_toy", num_classes=3, img_size=(64, 32)).train()
+    images = torch.randn(2, 3, 64, 32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    weights = dl.outputs_of(model, dl.RelationGate, images)
+    assert [w.shape[2] for w in weights] == [128, 32, 32, 64, 8, 128, 8, 256]  # positions, channels, stage by stage
+    assert all(((w > 0) & (w < 1)).all() for w in weights)
+    assert model.training and not any(part._forward_hooks for part in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    feature = model.eval()(images).features["global"]
+    (last,) = dl.outputs_of(model, BNNeckHead, images)
+    torch.testing.assert_close(last, model.heads["global"](feature))
+    with pytest.raises(ValueError, match="a model with HarmoniousAttention expected, got ResNetRGA"):
+        dl.outputs_of(model, dl.HarmoniousAttention, images)

@@ -101,3 +101,11 @@ def test_bad_input(targets):
         identity_batches(targets, 30, 4, seed=0, epoch=0)
     with pytest.raises(ValueError, match="needs 41 identities, but there are 40"):
         identity_batches(targets, 164, 4, seed=0, epoch=0)
+
+
+def test_an_identities_epoch_takes_every_identity_once():
+    targets = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 30, 40))
+    batches = identity_batches(targets, 32, 4, seed=0, epoch=0, once=True)
+    seen = np.concatenate([targets[batch].reshape(-1, 4) for batch in batches])
+    assert len(batches) == 5 and (seen == seen[:, :1]).all()
+    assert sorted(seen[:, 0]) == list(range(40))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
 from dcal_lite.data.transforms import _boxes, augment, prepare
@@ -51,6 +52,25 @@ def test_all_windows_are_equally_likely(rng):
     counts = [(pixels == window).all(axis=(1, 2, 3)).sum() for _, window in windows(image[0].numpy(), (4, 3), 1)]
     assert sum(counts) == 6000
     assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_enlarged_images_are_windows_of_a_larger_one(rng):
+    images = pictures(rng, 64, 16, 8)
+    pixels = bytes_of(
+        augment(images, (16, 8), seeded(), flip=0.0, pad=0, enlarge=0.5, erase=0.0), (0.5,) * 3, (0.5,) * 3
+    )
+    same, moved = 0, 0
+    for image, out in zip(images, pixels.round().byte(), strict=True):
+        larger = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).resize((9, 18), Image.Resampling.BILINEAR))
+        crops = [(window, key) for key, window in windows(larger.transpose(2, 0, 1), (16, 8), 0) if not key[2]]
+        same += torch.equal(out, image)
+        moved += any(np.abs(window - out.numpy().astype(int)).max() <= 1 for window, _ in crops)
+    assert same + moved == 64 and 16 < same < 48
+
+
+def test_boxes_can_be_erased_by_the_mean(rng):
+    result = augment(pictures(rng, 32), (12, 9), seeded(), flip=0.0, pad=0, erase=1.0, erase_noise=False, mean=MEAN)
+    assert ((result == 0).all(dim=1).flatten(1).sum(1) >= 1).all()
 
 
 def test_flip_probability(rng):
@@ -145,6 +165,8 @@ def test_small_images_are_refused(rng):
         prepare(pictures(rng), (13, 9), mean=MEAN, std=STD)
     with pytest.raises(ValueError, match="cannot crop 15 x 9 pixels from 14 x 11"):
         augment(pictures(rng), (15, 9), seeded(), pad=1)
+    with pytest.raises(ValueError, match=r"pad=0 or enlarge=0 expected, got 1 and 0\.5"):
+        augment(pictures(rng), (12, 9), seeded(), pad=1, enlarge=0.5)
 
 
 @pytest.mark.gpu

@@ -74,7 +74,7 @@ def test_digests_differ_with_any_setting():
         ({"img_size": 256}, "'img_size' takes"),
         ({"img_size": [256]}, "'img_size' takes"),
         ({"epochs": 0}, "at least 1"),
-        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"optimizer": "admw"}, "did you mean 'adamw'"),
         ({"precision": "half"}, "unknown precision"),
         ({"preset": "cpu-quik"}, "did you mean 'cpu-quick'"),
         ({"epochs.x": 3}, "holds no dictionary"),

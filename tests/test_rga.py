@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from dcal_lite.backbones import create_resnet
+import dcal_lite as dl
+from dcal_lite.backbones import arrange_strides, create_resnet
 from dcal_lite.rga import RGA, RelationGate, ResNetRGA, from_official
 from tests.oracles import AffinityRGA
 
@@ -175,6 +177,52 @@ def test_torchvision_and_timm_agree():
     other.attention, other.heads = model.attention, model.heads
     images = torch.randn(2, 3, 64, 32)
     torch.testing.assert_close(other(images).embedding, model(images).embedding)
+
+
+def save(net, path, leave_out="fc."):
+    save_file({key: value for key, value in net.state_dict().items() if not key.startswith(leave_out)}, path)
+
+
+def test_backbone_weights_are_loaded_and_an_absent_last_stage_is_said(tmp_path):
+    other = create_resnet("resnet_toy")
+    save(other, tmp_path / "all.safetensors")
+    net = create_resnet("resnet_toy", pretrained=tmp_path / "all.safetensors")
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+    save(other, tmp_path / "part.safetensors", "layer4")
+    with pytest.warns(UserWarning, match=r"'part.safetensors' has no layer4: they start from nothing"):
+        net = create_resnet("resnet_toy", pretrained=tmp_path / "part.safetensors")
+    assert torch.equal(net.layer3[0].conv1.weight, other.layer3[0].conv1.weight)
+    assert not torch.equal(net.layer4[0].conv1.weight, other.layer4[0].conv1.weight)
+    save(other, tmp_path / "holes.safetensors", "layer3.0.bn1")
+    with pytest.raises(ValueError, match=r"'holes.safetensors' lacks 'layer3.0.bn1.bias'"):
+        create_resnet("resnet_toy", pretrained=tmp_path / "holes.safetensors")
+    with pytest.raises(ValueError, match=r"layer1.0.conv1.weight' of shape|lacks|extra"):
+        create_resnet("resnet18", pretrained=tmp_path / "all.safetensors")
+
+
+def test_a_whole_model_is_saved_and_loaded(tmp_path):
+    arguments = {"name": "rga_resnet_toy", "num_classes": 3, "img_size": (64, 32), "variant": "cs"}
+    model = dl.create_model(**arguments).eval()
+    dl.save_model(model, tmp_path / "m.safetensors", arguments)
+    images = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(dl.load_model(tmp_path / "m.safetensors")(images).embedding, model(images).embedding)
+
+
+def test_strides_of_caffe():
+    net = arrange_strides(create_resnet("resnet50"), in_1x1=True)
+    for stage in (net.layer2, net.layer3):
+        assert (stage[0].conv1.stride, stage[0].conv2.stride) == ((2, 2), (1, 1))
+    assert net.layer4[0].conv2.stride == (1, 1) and net.layer4[0].downsample[0].stride == (1, 1)
+    with pytest.raises(ValueError, match="with bottlenecks"):
+        arrange_strides(create_resnet("resnet_toy"), in_1x1=True)
+
+
+def test_real_weights_fit(shared_data):
+    path = shared_data / "weights" / "resnet50_caffe_conv1_to_layer3.safetensors"
+    with pytest.warns(UserWarning, match="has no layer4"):
+        model = dl.create_model("rga_resnet50", num_classes=3, img_size=(64, 32), pretrained=path, stride_in_1x1=True)
+    assert model.eval()(torch.randn(1, 3, 64, 32)).embedding.isfinite().all()
 
 
 def test_bad_input_is_named_at_the_door():

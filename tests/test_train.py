@@ -20,7 +20,8 @@ TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_eve
 
 def tiny_recipe(name="dcal-fgvc", **overrides):
     data = {"train": 64, "test": 32} if name == "dcal-fgvc" else {"train": 8, "test": 6, "strangers": 4}
-    return dl.load_recipe(name, preset="smoke", dataset_args=data, drop_path=0.2, **{**TINY, **overrides})
+    drop_path = 0.2 if name.startswith("dcal") else 0.0
+    return dl.load_recipe(name, preset="smoke", dataset_args=data, drop_path=drop_path, **{**TINY, **overrides})
 
 
 def weights(folder):
@@ -33,7 +34,7 @@ def assert_equal_runs(one, other):
         assert torch.equal(value, weights(other)[key]), key
 
 
-@pytest.mark.parametrize("name", ["dcal-fgvc", "dcal-reid"])
+@pytest.mark.parametrize("name", ["dcal-fgvc", "dcal-reid", "rga-reid", "hacnn-reid"])
 def test_a_run_writes_its_folder_and_repeats_exactly(name, tmp_path):
     recipe = tiny_recipe(name)
     runs = [dl.fit(recipe, output=tmp_path / str(i), progress=False) for i in range(2)]
@@ -143,8 +144,18 @@ def test_learning_rate_is_linear_then_a_cosine():
     assert learning_rate(recipe, 120) == pytest.approx(0.002)
 
 
+def test_learning_rate_is_halved_where_the_recipe_says():
+    recipe = dl.load_recipe("rga-reid")
+    assert learning_rate(recipe, 10) == pytest.approx(0.01 + 0.99 / 2)
+    expected = [0.5 ** ((epoch >= 80) + sum(epoch >= e for e in range(120, 361, 40))) for epoch in range(20, 600)]
+    assert [learning_rate(recipe, epoch) for epoch in range(20, 600)] == expected
+    constant = dl.load_recipe("hacnn-reid")
+    assert {learning_rate(constant, epoch) for epoch in (0, 75, 149.9)} == {1.0}
+
+
 def test_every_parameter_is_optimised_once_and_decayed_as_the_recipe_says():
-    for name in ("dcal-reid", "dcal-fgvc"):
+    vit, resnet = "backbone.blocks.0.mlp.fc1", "backbone.layer1.0.bn1"
+    for name, layer in {"dcal-reid": vit, "dcal-fgvc": vit, "rga-reid": resnet, "hacnn-reid": "stem.1"}.items():
         recipe = dl.load_recipe(name, preset="toy")
         model = dl.create_model(recipe.model, num_classes=5, img_size=recipe.img_size, **recipe.model_args)
         weighting = UncertaintyWeighting(model.branches)
@@ -154,8 +165,9 @@ def test_every_parameter_is_optimised_once_and_decayed_as_the_recipe_says():
         wanted = [p for p in (*named.values(), *weighting.parameters()) if p.requires_grad]
         assert len(wanted) == len(found) == sum(len(group["params"]) for group in groups)
         assert all(found[id(w)]["weight_decay"] == 0 for w in weighting.parameters())
-        matrix, bias = named["backbone.blocks.0.mlp.fc1.weight"], named["backbone.blocks.0.mlp.fc1.bias"]
-        assert found[id(matrix)]["weight_decay"] == recipe.weight_decay
+        weight, bias = named[f"{layer}.weight"], named[f"{layer}.bias"]
+        decayed = recipe.decay_vectors or weight.ndim > 1
+        assert found[id(weight)]["weight_decay"] == (recipe.weight_decay if decayed else 0)
         assert found[id(bias)]["weight_decay"] == (recipe.weight_decay if recipe.decay_vectors else 0)
         assert found[id(bias)]["peak"] == recipe.bias_lr * recipe.lr
 

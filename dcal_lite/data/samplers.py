@@ -30,7 +30,7 @@ def shuffled_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> l
 
 
 def identity_batches(
-    targets: Int64[np.ndarray, "n"], batch_size: int, instances: int, *, seed: int, epoch: int
+    targets: Int64[np.ndarray, "n"], batch_size: int, instances: int, *, seed: int, epoch: int, once: bool = False
 ) -> list[Int64[np.ndarray, "B"]]:
     """Batches of `batch_size / instances` identities with `instances` images each, side by side.
 
@@ -45,6 +45,7 @@ def identity_batches(
         instances: images of each identity in a batch (K).
         seed: of the run, not negative.
         epoch: from 0.
+        once: take one group of every identity only, as open-reid does (an identities-epoch).
 
     Raises:
         ValueError: `batch_size` is not a multiple of `instances`, or there are too few identities.
@@ -63,6 +64,8 @@ def identity_batches(
         )
     rng = np.random.default_rng((seed, epoch))
     groups = [_groups(np.flatnonzero(places == i), instances, rng) for i in range(len(identities))]
+    if once:
+        groups = [group[:1] for group in groups]
     left = np.array([len(group) for group in groups])
     batches = []
     while np.count_nonzero(left) >= per_batch:

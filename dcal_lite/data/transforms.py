@@ -12,8 +12,10 @@ from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Generator, Tensor
 from torch.nn.functional import pad as pad_borders
+from torchvision.transforms.v2.functional import resize
 
 _AREA = (0.02, 1 / 3)  # of an erased box, as a share of the image
+_ENLARGED = 9 / 8  # for the translation of open-reid
 _ASPECT = (0.3, 1 / 0.3)  # its height over its width
 _ATTEMPTS = 10  # boxes tried for each image; the first that fits is taken
 
@@ -25,11 +27,13 @@ def augment(
     *,
     flip: float = 0.5,
     pad: int = 10,
+    enlarge: float = 0.0,
     erase: float = 0.5,
+    erase_noise: bool = True,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
 ) -> Float[Tensor, "B 3 h w"]:
-    """Pad, crop at random, flip, normalise and erase random boxes; each image differently.
+    """Enlarge or pad, crop at random, flip, normalise and erase random boxes; each image differently.
 
     Args:
         images: decoded images.
@@ -37,18 +41,26 @@ def augment(
         generator: on the CPU; the same seed gives the same result.
         flip: probability of a horizontal flip.
         pad: width of the black border that is added before cropping, in pixels.
-        erase: probability that a box is filled with Gaussian noise.
+        enlarge: probability that an image is enlarged by 1/8 in height and width before cropping (then without `pad`,
+            and the images are of `size`).
+        erase: probability that a box is filled.
+        erase_noise: fill it with Gaussian noise, or with 0, the mean.
         mean, std: of the pixel values in [0, 1], a number a channel.
 
     Raises:
-        ValueError: the padded images are smaller than `size`.
+        ValueError: the padded images are smaller than `size`, or both `pad` and `enlarge` are asked for.
 
     Source:
-        TransReID (He et al. 2021): pad, crop, flip; Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, as
-        in timm (`mode="pixel"`: 2 % to 1/3 of the area, aspect 0.3 to 3.3, one box).
+        TransReID (He et al. 2021): pad, crop, flip. open-reid's Random2DTranslation, in RGA's code: enlarge. Zhong et
+        al., "Random Erasing Data Augmentation", AAAI 2020, as in timm (`mode="pixel"`: 2 % to 1/3 of the area, aspect
+        0.3 to 3.3, one box).
     """
-    padded = pad_borders(images, (pad, pad, pad, pad))
-    batch, room = len(images), _room(padded, size)
+    if pad and enlarge:
+        raise ValueError(f"pad=0 or enlarge=0 expected, got {pad} and {enlarge}: both move the crop")
+    larger = pad_borders(images, (pad, pad, pad, pad))
+    if enlarge:
+        larger = resize(images, [round(n * _ENLARGED) for n in images.shape[2:]])
+    batch, room = len(images), _room(larger, size)
     chance = torch.rand(batch, 2, generator=generator, dtype=torch.float64)
     corner = (chance * (torch.tensor(room) + 1)).long()
     flipped = torch.rand(batch, 1, generator=generator) < flip
@@ -57,10 +69,13 @@ def augment(
 
     choices = torch.cat([corner, flipped, boxes], dim=1).to(images.device, non_blocking=True)
     (top, left, flipped), boxes = choices[:, :3].unbind(1), choices[:, 3:]
-    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view (B, 3, tops, lefts, h, w)
+    windows = larger.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view (B, 3, tops, lefts, h, w)
     crops = windows[torch.arange(batch, device=images.device), :, top, left]
+    if enlarge:
+        enlarged = (torch.rand(batch, generator=generator) < enlarge).to(images.device)
+        crops = torch.where(rearrange(enlarged, "b -> b 1 1 1"), crops, images)
     crops = torch.where(rearrange(flipped.bool(), "b -> b 1 1 1"), crops.flip(3), crops)
-    return _erase(_normalise(crops, mean, std), boxes, seed)
+    return _erase(_normalise(crops, mean, std), boxes, seed if erase_noise else None)
 
 
 def prepare(
@@ -108,11 +123,13 @@ def _boxes(batch: int, size: tuple[int, int], erase: float, generator: Generator
     return (boxes[torch.arange(batch), first] * (wanted & fits.any(dim=1, keepdim=True))).long()
 
 
-def _erase(images: Tensor, boxes: Int64[Tensor, "B 4"], seed: int) -> Tensor:
-    """Fill the boxes with Gaussian noise."""
+def _erase(images: Tensor, boxes: Int64[Tensor, "B 4"], seed: int | None) -> Tensor:
+    """Fill the boxes with Gaussian noise, or with 0 where there is no seed for it."""
     top, bottom, left, right = rearrange(boxes, "b edge -> edge b 1")
     row, column = (torch.arange(n, device=images.device) for n in images.shape[2:])
     inside = rearrange((row >= top) & (row < bottom), "b h -> b 1 h 1")
     inside = inside & rearrange((column >= left) & (column < right), "b w -> b 1 1 w")
-    noise = torch.empty_like(images).normal_(generator=Generator(images.device).manual_seed(seed))
+    noise = torch.zeros_like(images)
+    if seed is not None:
+        noise.normal_(generator=Generator(images.device).manual_seed(seed))
     return torch.where(inside, noise, images)

@@ -18,6 +18,9 @@ ZOO = {
     "plumage-dcal": ("dcal-fgvc", {}),
     "promenade-baseline": ("dcal-reid", {"model_args.branches": ["sa"]}),
     "promenade-dcal": ("dcal-reid", {}),
+    "promenade-resnet": ("rga-reid", {"model_args.variant": None}),
+    "promenade-rga": ("rga-reid", {}),
+    "promenade-hacnn": ("hacnn-reid", {}),
 }
 
 
