@@ -165,7 +165,8 @@ def load(
         raise ValueError(f"train must be at most {TEST}, where the test images start, got {train}")
 
     def split(first: int, count: int) -> Split:
-        return Split(tuple(Record(f"plumage/{i}", i % len(SPECIES)) for i in range(first, first + count)), world.read)
+        records = (Record(f"plumage/{i}", i % len(SPECIES)) for i in range(first, first + count))
+        return Split(tuple(records), world.read, threads=1)
 
     return Dataset("plumage", "fgvc", {"train": split(0, train), "test": split(TEST, test)})
 

@@ -169,7 +169,7 @@ def load(
         raise ValueError(f"train must be less than {TEST}, where the test people start, got {train}")
 
     def split(images: Iterable[tuple[int, int, int]]) -> Split:
-        return Split(tuple(_record(*image) for image in images), world.read)
+        return Split(tuple(_record(*image) for image in images), world.read, threads=1)
 
     cameras, people = range(len(CAMERAS)), range(TEST, TEST + test)
     gallery = [(p, c, s) for p in people for c in cameras for s in range(1, SHOTS)]

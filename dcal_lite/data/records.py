@@ -6,7 +6,7 @@ A `Record` says what an image is, a `Split` can also read it, a `Dataset` holds 
 import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -41,10 +41,12 @@ class Split:
     Args:
         records: what the split holds, in a fixed order.
         read: returns the image of a record, uint8 (H, W, 3), RGB.
+        threads: how many at once; None: as many as the machine likes, which suits files. Drawing wants one.
     """
 
     records: tuple[Record, ...]
     read: Callable[[Record], np.ndarray]
+    threads: int | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -71,7 +73,7 @@ class Split:
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> "Split":
         """The split of the records at `indices`, in that order."""
-        return Split(tuple(self.records[i] for i in indices), self.read)
+        return replace(self, records=tuple(self.records[i] for i in indices))
 
     def images(self, size: tuple[int, int], *, progress: bool = False) -> UInt8[torch.Tensor, "n 3 H W"]:
         """Decode every image once, in threads; antialiased bilinear resizing where the size differs.
@@ -93,7 +95,7 @@ class Split:
         def decode(i: int) -> None:
             images[i] = _resize(self.read(self.records[i]), size).transpose(2, 0, 1)
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             done = pool.map(decode, range(len(self)))
             for _ in tqdm(done, total=len(self), desc="decode", unit="image", disable=not progress):
                 pass
