@@ -11,7 +11,7 @@ LIBRARY = ROOT / "dcal_lite"
 # A module may import from the layers above it in this list, never from its own or from those below.
 LAYERS = [
     {"errors", "recipes"},
-    {"attention", "metrics", "reranking", "recipe", "checkpoint", "data"},
+    {"attention", "metrics", "localisation", "reranking", "recipe", "checkpoint", "data"},
     {"attention_rollout", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
     {"models"},
