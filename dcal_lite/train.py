@@ -268,12 +268,13 @@ def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, devi
 
 
 def _commit() -> str | None:
-    """The repository's commit, with "+" where files differ from it; None outside a repository."""
+    """The repository's commit, with "+" where the library differs from it; None outside a repository."""
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        status = [*git, "status", "--porcelain", ".", ":!zoo"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit[:12] + ("+" if changed.stdout.strip() else "")
