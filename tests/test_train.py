@@ -185,6 +185,12 @@ def test_branch_losses_use_each_images_own_label():
         torch.testing.assert_close(losses[branch], expected)
 
 
+def test_losses_are_summed_where_the_recipe_says(tmp_path):
+    (row,) = dl.fit(tiny_recipe("hacnn-reid", epochs=1), output=tmp_path, progress=False).history
+    assert row["loss/total"] == pytest.approx(row["loss/global"] + row["loss/local"], rel=1e-6)
+    assert not [key for key in row if key.startswith("w/")]
+
+
 def test_uncertainty_weights_are_learned(tmp_path):
     run = dl.fit(tiny_recipe(), output=tmp_path, progress=False)
     assert all(abs(run.history[-1][f"w/{branch}"]) > 1e-4 for branch in ("sa", "glca", "pwca"))
