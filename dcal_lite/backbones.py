@@ -258,11 +258,11 @@ def attention_maps(model: nn.Module, images: Float[Tensor, "B 3 h w"]) -> Float[
 
 @timm.models.register_model
 def resnet_toy(pretrained: bool = False, **kwargs) -> ResNet:
-    """ResNet for the toy worlds: four stages of one basic block, 32 to 256 channels, no published weights."""
+    """ResNet for the toy worlds: four stages of one basic block, 32 to 160 channels, no published weights."""
     if pretrained:
         raise ValueError("resnet_toy has no published weights; pass pretrained=False or a .safetensors file")
     own = {key: value for key, value in kwargs.items() if key not in TIMM_ARGUMENTS}
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), **own)
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(32, 64, 96, 160), **own)
 
 
 def create_resnet(name: str, *, pretrained: bool | str | Path = False) -> ResNet:

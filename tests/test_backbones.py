@@ -163,7 +163,7 @@ def test_outputs_of_parts_come_in_the_order_they_run():
     images = torch.randn(2, 3, 64, 32)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     weights = dl.outputs_of(model, dl.RelationGate, images)
-    assert [w.shape[2] for w in weights] == [128, 32, 32, 64, 8, 128, 8, 256]  # positions, channels, stage by stage
+    assert [w.shape[2] for w in weights] == [128, 32, 32, 64, 8, 96, 8, 160]  # positions, channels, stage by stage
     assert all(((w > 0) & (w < 1)).all() for w in weights)
     assert model.training and not any(part._forward_hooks for part in model.modules())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -145,7 +145,7 @@ def test_resized_model_takes_the_new_size():
     model = ResNetRGA(create_resnet("resnet_toy"), 5, img_size=(64, 32)).eval()
     with pytest.raises(ValueError, match=r"a feature map of 32 x 16 x 8 expected, got 32 x 32 x 16: .*resize"):
         model(torch.randn(1, 3, 128, 64))
-    assert model.resize((128, 64))(torch.randn(1, 3, 128, 64)).embedding.shape == (1, 256)
+    assert model.resize((128, 64))(torch.randn(1, 3, 128, 64)).embedding.shape == (1, 160)
 
 
 # --- The whole model ---
