@@ -6,15 +6,15 @@
 Letters: B batch, C channels, H x W = N positions of a feature map. A gate sees P nodes with F features each: RGA-S the
 N positions with their C channels, RGA-C the C channels with their N positions.
 
-| paper, sections 3.2 and 3.3                        | here                                    |
-|----------------------------------------------------|-----------------------------------------|
+| paper, sections 3.2 and 3.3                        | here                                     |
+|----------------------------------------------------|------------------------------------------|
 | theta, phi: embeddings for the relations           | `RelationGate.project`, first two thirds |
-| r_ij = theta(x_i)^T phi(x_j), the affinity         | never formed, see below                 |
-| r_i = [r_i., r_.i], embedded                       | `RelationGate.relate`                   |
-| pool(psi(x_i)), the original feature               | `RelationGate.project`, last third      |
-| a_i = sigmoid(W2 ReLU(W1 y_i)), y_i = [pool, r_i]  | `RelationGate.gate`                     |
-| RGA-S, RGA-C, RGA-SC                               | `RGA(channels, size, variant)`          |
-| ResNet-50 with RGA-SC after each stage             | `ResNetRGA`                             |
+| r_ij = theta(x_i)^T phi(x_j), the affinity         | never formed, see below                  |
+| r_i = [r_i., r_.i], embedded                       | `RelationGate.relate`                    |
+| pool(psi(x_i)), the original feature               | `RelationGate.project`, last third       |
+| a_i = sigmoid(W2 ReLU(W1 y_i)), y_i = [pool, r_i]  | `RelationGate.gate`                      |
+| RGA-S, RGA-C, RGA-SC                               | `RGA(channels, size, variant)`           |
+| ResNet-50 with RGA-SC after each stage             | `ResNetRGA`                              |
 
 What we do differently. The P x P affinity is never formed. It is only ever read by a linear map without bias,
 W = [W_out | W_in], applied to r_i = [r_i., r_.i], and matrix products may be bracketed as one likes:
@@ -66,11 +66,10 @@ class RelationGate(nn.Module):
                 raise ValueError(f"a number of {name} divisible by {RATIO} expected, got {count}")
         self.inner, self.relations, self.original = features // RATIO, relations, original
         self.project = _embedding(features, (2 * relations + original) * self.inner)  # theta, phi, psi
-        width = 1 if relations else self.inner
         if relations:
             self.relate = nn.Linear(2 * nodes, nodes // RATIO, bias=False)  # [W_out | W_in]
             self.norm = nn.BatchNorm1d(nodes // RATIO)
-            width = original + nodes // RATIO
+        width = original + nodes // RATIO if relations else self.inner
         hidden = max(1, width // RATIO)
         self.gate = nn.Sequential(*_embedding(width, hidden), nn.Conv1d(hidden, 1, 1, bias=False), nn.BatchNorm1d(1))
 
