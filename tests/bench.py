@@ -172,9 +172,14 @@ def rollout() -> list[Row]:
 
 def pairs() -> list[Row]:
     """PWCA forward and backward: self-attention on the pair view against concatenated keys and values."""
-    layer = create_backbone("deit_tiny_patch16_224").blocks[0].attn
-    tokens = torch.randn(32, 197, 192, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    partner = torch.arange(32).view(-1, 2).flip(1).flatten()
+    return [_pairs(size=224, batch=32), _pairs(size=448, batch=8)]  # timm's size, the paper's for birds
+
+
+def _pairs(size: int, batch: int) -> Row:
+    vit = create_backbone("deit_tiny_patch16_224", img_size=size)
+    layer, count = vit.blocks[0].attn, vit.pos_embed.shape[1]
+    tokens = torch.randn(batch, count, 192, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    partner = torch.arange(batch).view(-1, 2).flip(1).flatten()
 
     def materialised() -> Tensor:
         return torch.autograd.grad(pwca_materialised(layer, tokens, partner).square().sum(), tokens)[0]
@@ -182,9 +187,9 @@ def pairs() -> list[Row]:
     def viewed() -> Tensor:
         return torch.autograd.grad(dl.unpair_view(layer(dl.pair_view(tokens))).square().sum(), tokens)[0]
 
-    row = compare("PWCA layer, DeiT-Tiny, N=197, batch 32, with gradient", materialised, viewed, repeats=7)
+    row = compare(f"PWCA layer, DeiT-Tiny, N={count}, batch {batch}, gradients", materialised, viewed, repeats=7)
     torch.testing.assert_close(viewed(), materialised())
-    return [row]
+    return row
 
 
 # --- Convolutional networks: relations without the affinity, and the memory formats ---
