@@ -154,7 +154,8 @@ class RGA(nn.Module):
         """Carry the weights over to feature maps of another size, in place; embeddings keep their widths.
 
         A weight that reads positions is a sum over them: its rows, seen as pictures, are interpolated, and scaled by
-        the ratio of the numbers of positions, so that the sum over a map that doesn't change stays what it was.
+        the ratio of the numbers of positions, so that the sum over a constant map stays what it was (to rounding at
+        twice the size, to some percent at odd ratios).
         """
         if "s" in self.gates and self.gates["s"].relations:
             relate = self.gates["s"].relate
