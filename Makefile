@@ -79,6 +79,7 @@ fmt: $(READY)  ## put all this right: formatting, notebooks' first cells, output
 	$(PY) -m ruff format
 
 record: $(READY)  ## run notebooks and store the outputs that `make test` compares (NOTEBOOKS=path)
+	$(PY) tests/notebooks.py
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 	$(MAKE) --no-print-directory fmt
 

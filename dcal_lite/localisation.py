@@ -50,18 +50,20 @@ def energy_inside(maps: Float[Tensor, "n H W"], masks: Bool[Tensor, "n H W"]) ->
 def iou_at_area(maps: Float[Tensor, "n H W"], masks: Bool[Tensor, "n H W"]) -> Float[Tensor, "n"]:
     """Return the overlap with the mask, in [0, 1], of as many of the map's highest pixels as the mask has.
 
-    Intersection over union. No threshold has to be chosen. Of equally high pixels the first in reading order count. A
-    random map scores about a / (2 - a) for a mask with a share a of the area.
+    Intersection over union. No threshold has to be chosen. Of equally high pixels as many are hit as on average over
+    all choices, so that plateaus are not favoured. A uniform map scores a / (2 - a) for a mask with a share a of the
+    area.
 
     Raises:
         ValueError: a mask is empty, or a map is negative or not finite.
     """
     maps, masks = _checked(maps, masks)
-    order = maps.argsort(dim=1, descending=True, stable=True)
-    area = masks.sum(dim=1)
-    chosen = torch.arange(maps.shape[1], device=maps.device) < area[:, None]
-    hits = (masks.gather(1, order) & chosen).sum(dim=1)
-    return hits / (2 * area - hits)
+    area = masks.sum(dim=1, keepdim=True)
+    lowest = maps.sort(dim=1, descending=True).values.gather(1, area - 1)  # of the chosen pixels
+    above, level = maps > lowest, maps == lowest
+    share = (area - above.sum(dim=1, keepdim=True)) / level.sum(dim=1, keepdim=True)
+    hits = (masks * (above + share * level)).sum(dim=1)
+    return hits / (2 * area[:, 0] - hits)
 
 
 def spread(maps: Float[Tensor, "n H W"]) -> Float[Tensor, "n"]:

@@ -35,6 +35,7 @@ def test_blind_maps_score_the_area(rng):
     uniform = torch.ones(200, 16, 16)
     torch.testing.assert_close(pointing_game(uniform, masks).double(), area)
     torch.testing.assert_close(energy_inside(uniform, masks), area)
+    torch.testing.assert_close(iou_at_area(uniform, masks).double(), area / (2 - area), rtol=1e-5, atol=1e-6)
     random = torch.from_numpy(rng.random((200, 16, 16)))
     gap = iou_at_area(random, masks).double() - area / (2 - area)
     assert gap.mean().abs() < 0.01
