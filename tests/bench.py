@@ -26,10 +26,9 @@ from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import create_backbone
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.rga import from_official
-from tests.oracles import AffinityRGA, pwca_materialised
+from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised
 
 THREADS = 1
-RGA_STAGES = [(256, (64, 32)), (512, (32, 16)), (1024, (16, 8)), (2048, (16, 8))]  # 256 x 128 pixels, last stride 1
 
 
 class Row(TypedDict):

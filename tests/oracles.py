@@ -117,6 +117,10 @@ def _conv_norm_relu(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(width_in, width_out, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU())
 
 
+# Channels and size of ResNet-50's stages at 256 x 128 pixels, last stride 1.
+RGA_STAGES = [(256, (64, 32)), (512, (32, 16)), (1024, (16, 8)), (2048, (16, 8))]
+
+
 class AffinityRGA(nn.Module):
     """RGA-SC as the paper has it: the affinity of all pairs, each node's row and column stacked, then embedded."""
 

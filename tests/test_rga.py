@@ -8,9 +8,8 @@ from torch import nn
 import dcal_lite as dl
 from dcal_lite.backbones import arrange_strides, create_resnet
 from dcal_lite.rga import RGA, RelationGate, ResNetRGA, from_official
-from tests.oracles import AffinityRGA
+from tests.oracles import RGA_STAGES, AffinityRGA
 
-STAGES = [(256, (64, 32)), (512, (32, 16)), (1024, (16, 8)), (2048, (16, 8))]  # ResNet-50, 256 x 128, last stride 1
 SMALL = (64, (16, 8))
 
 
@@ -26,7 +25,7 @@ def twins(channels, size):
     return plain, ours
 
 
-@pytest.mark.parametrize(("channels", "size"), [SMALL, *STAGES])
+@pytest.mark.parametrize(("channels", "size"), [SMALL, *RGA_STAGES])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_factorised_form_is_the_affinity_form(channels, size, training):
     plain, ours = twins(channels, size)
@@ -163,7 +162,7 @@ def test_parameters_over_resnet50_are_the_published_code_s(variant, millions):
 def test_stages_have_the_papers_shapes():
     with torch.device("meta"):
         model = ResNetRGA(create_resnet("resnet50"), 751)
-    assert [(module.channels, module.size) for module in model.attention] == STAGES
+    assert [(module.channels, module.size) for module in model.attention] == RGA_STAGES
 
 
 def test_torchvision_and_timm_agree():
