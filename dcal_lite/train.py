@@ -32,7 +32,7 @@ from dcal_lite.evaluation import HALF, evaluate
 from dcal_lite.heads import Output
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.models import create_model, save_model
-from dcal_lite.recipe import Recipe
+from dcal_lite.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWei
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:
     saved = folder / "recipe.yaml"
-    if saved.is_file() and saved.read_text(encoding="utf-8") != recipe.to_yaml():
+    if saved.is_file() and load_recipe(saved).digest != recipe.digest:
         raise ValueError(f"{folder} holds a run of another recipe; choose another output folder or delete that one")
 
 

@@ -113,6 +113,13 @@ def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
         dl.fit(tiny_recipe(epochs=1, seed=1), output=tmp_path, progress=False)
 
 
+def test_a_run_goes_on_that_was_started_before_a_setting_existed(tmp_path):
+    dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
+    saved = tmp_path / "recipe.yaml"
+    saved.write_text(saved.read_text().replace("weighting: uncertainty\n", ""))
+    dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
+
+
 def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path):
     recipe = tiny_recipe(epochs=3)
     original = dl.train.Trainer.run_epoch
