@@ -14,7 +14,7 @@ LAYERS = [
     {"attention", "metrics", "localisation", "reranking", "recipe", "checkpoint", "data"},
     {"attention_rollout", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
-    {"models"},
+    {"models", "saliency"},
     {"evaluation"},
     {"train"},
     {"zoo", "__main__"},
