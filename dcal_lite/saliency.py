@@ -11,8 +11,8 @@ Letters: n images, h x w positions of a map: patches, positions of a feature map
 | `HACNN`     | "soft 1" to 3  | soft attention of each level, channels averaged                                     |
 |             | "regions 1" .. | number of hard attention's regions that lie over it                                 |
 
-These are the quantities that the models compute with, not gradients of a score. Compare them by
-`dcal_lite.localisation`, after `to_pixels`.
+These are the quantities that the models compute with. What a model depends on is another question, which
+`occlusion_map` asks of any model. Score maps by `dcal_lite.localisation`, after `to_pixels`.
 """
 
 import torch
@@ -44,6 +44,37 @@ def saliency_maps(model: nn.Module, images: Float[Tensor, "n 3 h w"]) -> dict[st
     if type(model) not in kinds:
         raise ValueError(f"a DCAL, ResNetRGA or HACNN expected, got {type(model).__name__}")
     return kinds[type(model)](model, images)
+
+
+@torch.no_grad()
+def occlusion_map(model: nn.Module, images: Float[Tensor, "n 3 H W"], *, cell: int = 8) -> Float[Tensor, "n h w"]:
+    """Return how far an image's embedding moves when a square of it is covered, in evaluation mode.
+
+    Args:
+        model: any model of this library; it returns to its mode.
+        images: normalised images of the model's size; 0, the mean, is what covers.
+        cell: side of the square in pixels; it divides height and width.
+
+    Returns:
+        Euclidean distances, one a square: h = H / cell, w = W / cell.
+
+    Raises:
+        ValueError: `cell` does not divide the image.
+
+    Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2, with
+        distances of embeddings for probabilities of a class.
+    """
+    if any(side % cell for side in images.shape[2:]):
+        raise ValueError(f"a cell that divides {tuple(images.shape[2:])} expected, got {cell}")
+    h, w = (side // cell for side in images.shape[2:])
+    training = model.training
+    model.eval()
+    whole, rows = model(images).embedding, []
+    for place in torch.eye(h * w, dtype=torch.bool, device=images.device).view(-1, h, w):
+        square = place.repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
+        rows.append((model(images.masked_fill(square, 0)).embedding - whole).norm(dim=1))
+    model.train(training)
+    return torch.stack(rows, dim=1).view(-1, h, w)
 
 
 def _of_dcal(model: DCAL, images: Tensor) -> Maps:

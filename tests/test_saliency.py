@@ -95,3 +95,22 @@ def test_regions_cover_what_their_crops_see():
     canvas = torch.ones(1, 1, 32, 16, requires_grad=True)
     dl.hacnn.crop_regions(canvas, centres, (1.0, 0.5), (16, 16)).sum().backward()
     torch.testing.assert_close(F.relu(canvas.grad[0, 0]), cover[0])
+
+
+def test_occlusion_finds_what_the_model_reads():
+    """A model that reads two pixels: only their squares move the embedding, which has length 1, by the other's share."""
+
+    class Reader(torch.nn.Module):
+        def forward(self, images):
+            return dl.Output({}, {"a": torch.stack([images[:, 0, 1, 2], 2 * images[:, 2, 5, 7]], dim=1)})
+
+    images = torch.randn(4, 3, 8, 12, **EXACT)
+    maps = dl.occlusion_map(Reader(), images, cell=4)
+    a, b = images[:, 0, 1, 2].abs(), 2 * images[:, 2, 5, 7].abs()
+    expected = torch.zeros(4, 2, 3, **EXACT)
+    expected[:, 0, 0], expected[:, 1, 1] = (
+        2 * torch.sin(angle / 2) for angle in (torch.atan2(a, b), torch.atan2(b, a))
+    )
+    torch.testing.assert_close(maps, expected)
+    with pytest.raises(ValueError, match="divides"):
+        dl.occlusion_map(Reader(), images, cell=5)
