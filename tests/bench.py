@@ -1,9 +1,9 @@
 """`make bench`: what the algebra saves, as ratios of two ways to the same answer, measured in one run.
 
-Every bench is a function that returns rows; `BENCHES` lists them. Times are medians of interleaved runs, in seconds
-of processor time, which other programs disturb less than the clock's (on one thread they are the same on an idle
-machine). Peak memory is measured in a process of its own: how much its largest resident set (`VmHWM` of Linux)
-exceeds what it held before the call.
+Every bench is a function that returns rows; `BENCHES` lists them. Times are medians of interleaved runs, in seconds.
+On one thread they are processor time, which other programs disturb less than the clock's (on an idle machine they are
+the same); on more threads they are the clock's. Peak memory is measured in a process of its own, on one thread: how
+much its largest resident set (`VmHWM` of Linux) exceeds what it held before the call.
 """
 
 import argparse
@@ -28,8 +28,6 @@ from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.rga import from_official
 from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised
 
-THREADS = 1
-
 
 class Row(TypedDict):
     """One comparison: seconds of the plain way and of ours, and their ratio; peak memory in MiB likewise."""
@@ -46,12 +44,13 @@ class Row(TypedDict):
 
 def compare(name: str, plain: Callable[[], object], ours: Callable[[], object], *, repeats: int = 5) -> Row:
     """Time two functions in turns, then measure each one's peak memory in a process of its own."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[Callable, list[float]] = {plain: [], ours: []}
     for _ in range(repeats):
         for function, times in seconds.items():
-            start = time.process_time()
+            start = clock()
             function()
-            times.append(time.process_time() - start)
+            times.append(clock() - start)
     a, b = (statistics.median(times) for times in seconds.values())
     memory_a, memory_b = peak_memory(plain), peak_memory(ours)
     return Row(name=name, plain=a, ours=b, ratio=a / b, memory_plain=memory_a, memory_ours=memory_b,
@@ -261,11 +260,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run benches, print their table, and write the rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; 1 by default, the least disturbed")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - BENCHES.keys():
         parser.error(f"unknown bench {', '.join(sorted(unknown))}: known are {', '.join(BENCHES)}")
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     rows = [row for name in options.names or BENCHES for row in BENCHES[name]()]
     print(table(rows))
     if options.output:
