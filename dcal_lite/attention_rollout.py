@@ -35,7 +35,7 @@ def mix_residual(attention: Float[Tensor, "*B N N"], residual: float = 0.5) -> F
 
 
 def rollout(maps: Float[Tensor, "L B H N N"], *, residual: float = 0.5) -> Float[Tensor, "B N N"]:
-    """Multiply the layers' maps, the first layer rightmost: S^_L = S~_L ... S~_2 S~_1 (DCAL, Eq. 2).
+    """Multiply the layers' maps, the first layer rightmost: S^_L = S~_L ... S~_1 (DCAL, Eq. 2).
 
     Args:
         maps: attention maps as `attention_maps` returns them, first layer first.
@@ -47,7 +47,7 @@ def rollout(maps: Float[Tensor, "L B H N N"], *, residual: float = 0.5) -> Float
     product = None
     for layer in maps.mean(dim=2).unbind():  # heads averaged: Abnar & Zuidema, section 3
         mixed = mix_residual(layer, residual)
-        product = mixed if product is None else mixed @ product  # later layers multiply from the left
+        product = mixed if product is None else mixed @ product  # later layers on the left
     return product
 
 
@@ -59,27 +59,35 @@ def cls_rollout(maps: Float[Tensor, "L B H N N"], *, residual: float = 0.5) -> F
     return row_chain((layer.mean(dim=1) for layer in reversed(maps.unbind())), residual=residual)
 
 
-def row_chain(layers: Iterable[Float[Tensor, "B N N"]], *, residual: float = 0.5) -> Float[Tensor, "B N"]:
-    """Push the class token's row e_0 through the layers, last layer first: ((e_0 S~_L) S~_{L-1}) ... S~_1.
+def row_chain(
+    layers: Iterable[Float[Tensor, "B N N"]],
+    *,
+    residual: float = 0.5,
+) -> Float[Tensor, "B N"]:
+    """Push the class token's row e_0 through the layers, last first: (e_0 S~_L) S~_{L-1} ...
 
     Args:
-        layers: head-averaged maps, the LAST layer first. A generator is consumed one map at a time, so that
-            no more than one needs to exist.
+        layers: head-averaged maps, the LAST layer first. A generator is consumed one map at a time,
+            so that no more than one needs to exist.
         residual: weight of the identity, in [0, 1].
 
     Returns:
-        The row, at least float32 even for half-precision maps: in bfloat16 the chain would lose 5 % of the top patches.
+        The row, at least float32 even for half-precision maps: in bfloat16 the chain would lose 5 %
+        of the top patches.
     """
     _check_residual(residual)
     row = None
     for layer in layers:
         if row is None:
-            row = layer.new_zeros(len(layer), 1, layer.shape[-1], dtype=torch.promote_types(layer.dtype, torch.float32))
+            dtype = torch.promote_types(layer.dtype, torch.float32)
+            row = layer.new_zeros(len(layer), 1, layer.shape[-1], dtype=dtype)
             row[..., 0] = 1
         with torch.autocast(layer.device.type, enabled=False):
-            row = (1 - residual) * (row @ layer.to(row.dtype)) + residual * row  # = row @ mix_residual(layer)
+            # = row @ mix_residual(layer)
+            row = (1 - residual) * (row @ layer.to(row.dtype)) + residual * row
     if row is None:
-        raise ValueError("at least one layer's map expected, got none; pass maps of shape (L, B, H, N, N) with L >= 1")
+        raise ValueError("at least one layer's map expected, got none; "
+                         "pass maps of shape (L, B, H, N, N) with L >= 1")  # fmt: skip
     return row.squeeze(1)
 
 

@@ -6,6 +6,7 @@ Letters: L layers, B batch, H heads, N tokens (class token first), D width.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ def embed(vit: VisionTransformer, images: Float[Tensor, "B 3 h w"]) -> Float[Ten
 
 
 def run_block(
-    block: Block, tokens: Float[Tensor, "B N D"], attention: Callable[[Tensor], Tensor] | None = None
+    block: Block,
+    tokens: Float[Tensor, "B N D"],
+    attention: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "B N D"]:
     """Run one pre-norm encoder block, with its own self-attention or with `attention` in its place.
 
@@ -176,21 +179,20 @@ def cross_attention(
 
 @contextmanager
 def record_queries_keys(vit: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect (query, key), each (B, H, N, d) and detached, of every block that runs inside the `with`.
+    """Collect (query, key), each (B, H, N, d) and detached, of every block that runs in the `with`.
 
     Fused attention stays on: the map is not seen on its way but computed from what made it.
     (A hook on `attn_drop`, the usual recipe, silently collects nothing when attention is fused.)
     """
     record: list[tuple[Tensor, Tensor]] = []
 
-    def keep(layer: nn.Module, output: Tensor) -> None:
-        query, key, _ = rearrange(output.detach(), "B N (three H d) -> three B H N d", three=3, H=layer.num_heads)
+    def keep(layer: nn.Module, _: Any, __: Any, output: Tensor) -> None:
+        into_heads = "B N (three H d) -> three B H N d"
+        query, key, _ = rearrange(output.detach(), into_heads, three=3, H=layer.num_heads)
         record.append((layer.q_norm(query).detach(), layer.k_norm(key).detach()))
 
-    hooks = [
-        block.attn.qkv.register_forward_hook(lambda _, __, output, layer=block.attn: keep(layer, output))
-        for block in vit.blocks
-    ]
+    layers = [block.attn for block in vit.blocks]
+    hooks = [layer.qkv.register_forward_hook(partial(keep, layer)) for layer in layers]
     try:
         yield record
     finally:

@@ -42,11 +42,13 @@ BRANCHES = ("sa", "glca", "pwca")
 
 
 def top_patches(scores: Float[Tensor, "B N"], ratio: float) -> Int[Tensor, "B R"]:
-    """Return the tokens of the R patches with the highest scores, R = round(ratio (N - 1)), at least 1.
+    """Return the tokens of the R patches with the highest scores, R = round(ratio (N - 1)) >= 1.
 
     Args:
-        scores: one score a token, e.g. `cls_rollout(maps)`. Column 0, the class token, is not a patch and never chosen.
-        ratio: share of the patches to keep, in (0, 1]: 0.1 for fine-grained recognition, 0.3 for re-ID.
+        scores: one score a token, e.g. `cls_rollout(maps)`. Column 0, the class token, is not a
+            patch and never chosen.
+        ratio: share of the patches to keep, in (0, 1]: 0.1 for fine-grained recognition, 0.3 for
+            re-ID.
 
     Returns:
         Token positions in 1..N-1, best first; ties go to the lower position.
@@ -54,7 +56,8 @@ def top_patches(scores: Float[Tensor, "B N"], ratio: float) -> Int[Tensor, "B R"
     Source: Zhu et al. 2022, section 3.2.
     """
     if not 0 < ratio <= 1:
-        raise ValueError(f"a ratio in (0, 1] expected, got {ratio}; the paper takes 0.1 (FGVC) and 0.3 (re-ID)")
+        raise ValueError(f"a ratio in (0, 1] expected, got {ratio}; "
+                         "the paper takes 0.1 (FGVC) and 0.3 (re-ID)")  # fmt: skip
     patches = scores[:, 1:]
     count = max(1, round(ratio * patches.shape[1]))
     return 1 + patches.argsort(dim=1, descending=True, stable=True)[:, :count]
@@ -66,21 +69,25 @@ def top_patches(scores: Float[Tensor, "B N"], ratio: float) -> Int[Tensor, "B R"
 class GLCA(nn.Module):
     """Global-local cross-attention: few local queries read all global keys and values.
 
-    A full encoder block (norms, attention, MLP) with its own weights. Of the tokens, only the class token and the
-    selected patches ask; all N answer. The block and the norm start as copies of those given (the paper is silent).
+    A full encoder block (norms, attention, MLP) with its own weights. Of the tokens, only the class
+    token and the selected patches ask; all N answer. The block and the norm start as copies of
+    those given (the paper is silent).
 
     Args:
         block: encoder block to copy, timm's `Block`.
         norm: final norm to copy.
-        blocks: M, number of stacked GLCA blocks (the paper: 1). Later ones read the same global tokens.
-        keys: "global": keys and values from all N tokens (Eq. 3); "local": from the queries' own tokens (ablation).
+        blocks: M, number of stacked GLCA blocks (the paper: 1). Later ones read the same global
+            tokens.
+        keys: "global": keys and values from all N tokens (Eq. 3); "local": from the queries' own
+            tokens (ablation).
     """
 
     def __init__(self, block: nn.Module, norm: nn.Module, *, blocks: int = 1, keys: str = "global"):
         super().__init__()
         check_choice("glca_keys", keys, ("global", "local"))
         if blocks < 1:
-            raise ValueError(f"at least 1 GLCA block expected, got {blocks}; leave GLCA out by branches=('sa', 'pwca')")
+            raise ValueError(f"at least 1 GLCA block expected, got {blocks}; "
+                             "leave GLCA out by branches=('sa', 'pwca')")  # fmt: skip
         self.blocks = nn.ModuleList(deepcopy(block) for _ in range(blocks))
         self.norm = deepcopy(norm)
         self.keys = keys
@@ -92,7 +99,8 @@ class GLCA(nn.Module):
 
         Args:
             tokens: all tokens of the SA branch.
-            selected: positions of the selected patches, as `top_patches` gives them; None: the class token only.
+            selected: positions of the selected patches, as `top_patches` gives them; None: the
+                class token only.
 
         Returns:
             Q = 1 + R tokens (1 without a selection), the class token first.
@@ -103,7 +111,11 @@ class GLCA(nn.Module):
             local = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[-1]))  # Q^l
         for block in self.blocks:
             context = block.norm1(tokens if self.keys == "global" else local)  # K^g, V^g
-            local = run_block(block, local, lambda query: cross_attention(block.attn, query, context))  # Eq. 3
+            local = run_block(
+                block,
+                local,
+                lambda query: cross_attention(block.attn, query, context),  # Eq. 3
+            )
         return self.norm(local)
 
 
@@ -111,7 +123,7 @@ class GLCA(nn.Module):
 
 
 def pair_view(tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B2 N2 D"]:
-    """See images 2i and 2i + 1 as one sequence of 2N tokens: (B, N, D) -> (B/2, 2N, D), without a copy.
+    """See images 2i and 2i + 1 as one sequence of 2N tokens: (B, N, D) -> (B/2, 2N, D), no copy.
 
     Self-attention on this view is pair-wise cross-attention of both images at once (Eq. 4).
     """
@@ -310,7 +322,7 @@ class DCAL(nn.Module):
     def _pwca(self, inputs: list[Tensor], labels: Tensor | None) -> Float[Tensor, "B N D"]:
         """Run the last T blocks on pairs, from the SA blocks' inputs."""
         count, start = len(inputs[0]), len(inputs) - self.pwca_blocks
-        if self.partner == "noise":  # every image's partner is a noise image: B pairs, of which the first halves count
+        if self.partner == "noise":  # B pairs of an image and noise; the first halves count
             images = torch.randn(count, 3, *self.img_size).to(inputs[0])
             noise, _ = self._self_attention(embed(self.backbone, images))
             inputs = [torch.cat(pair) for pair in zip(inputs, noise, strict=True)]
@@ -326,6 +338,7 @@ class DCAL(nn.Module):
 
     def _attend_in_pairs(self, block: nn.Module, tokens: Tensor, sa: Tensor) -> Tensor:
         if self.partner_stream == "pair":
-            return unpair_view(block.attn(pair_view(tokens)))  # Eq. 4, both images of a pair at once
-        partners = rearrange(block.norm1(sa), "(B two) N D -> B two N D", two=2).flip(1).flatten(0, 1)
+            return unpair_view(block.attn(pair_view(tokens)))  # Eq. 4, both images at once
+        pairs = rearrange(block.norm1(sa), "(B two) N D -> B two N D", two=2)
+        partners = pairs.flip(1).flatten(0, 1)
         return cross_attention(block.attn, tokens, torch.cat([tokens, partners], dim=1))

@@ -80,7 +80,7 @@ def inception_b(width_in: int, width_out: int, *, bias: bool = False) -> Streams
 
 
 class SoftAttention(nn.Module):
-    """Weigh every value of a feature map: a map over pixels times a weight for each channel, joined.
+    """Weigh every value of a feature map: a map over pixels times a weight a channel, joined.
 
     Args:
         channels: C, divisible by 16.
@@ -90,19 +90,26 @@ class SoftAttention(nn.Module):
     Source: Li et al. 2018, section 3.1; squeeze and excitation: Hu et al. 2018.
     """
 
-    def __init__(self, channels: int, *, spatial: bool = True, channel: bool = True, port: bool = False):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        spatial: bool = True,
+        channel: bool = True,
+        port: bool = False,
+    ):
         super().__init__()
         if channels % REDUCTION:
-            raise ValueError(
-                f"channels divisible by {REDUCTION} expected, got {channels}: channel attention reduces them"
-            )
+            raise ValueError(f"channels divisible by {REDUCTION} expected, got {channels}: "
+                             "channel attention reduces them")  # fmt: skip
         block, squeezed = partial(conv_block, bias=port), channels // REDUCTION
         self.port = port
         self.down = block(1, 1, 3, 2) if spatial else None
         self.scale = self._map(block(1, 1)) if spatial else None
-        self.excite = (
-            nn.Sequential(block(channels, squeezed), self._map(block(squeezed, channels))) if channel else None
-        )
+        self.excite = None
+        if channel:
+            squeeze, widen = block(channels, squeezed), block(squeezed, channels)
+            self.excite = nn.Sequential(squeeze, self._map(widen))
         self.join = self._map(block(channels, channels))
 
     def _map(self, block: nn.Sequential) -> nn.Sequential:
@@ -110,8 +117,9 @@ class SoftAttention(nn.Module):
 
     def spatial(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
         """The map over pixels, before channels come in."""
-        small = self.down(x.mean(dim=1, keepdim=True))
-        return self.scale(F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=self.port))
+        small, size = self.down(x.mean(dim=1, keepdim=True)), x.shape[2:]
+        large = F.interpolate(small, size, mode="bilinear", align_corners=self.port)
+        return self.scale(large)
 
     def channel(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 1 1"]:
         """The weight of each channel, before pixels come in."""
@@ -191,11 +199,15 @@ class HarmoniousAttention(nn.Module):
 
 
 def crop_regions(
-    x: Float[Tensor, "B C H W"], centres: Float[Tensor, "B T 2"], scale: tuple[float, float], size: tuple[int, int]
+    x: Float[Tensor, "B C H W"],
+    centres: Float[Tensor, "B T 2"],
+    scale: tuple[float, float],
+    size: tuple[int, int],
 ) -> Float[Tensor, "B T C h w"]:
     """Cut T regions out of a map by bilinear sampling; gradients reach the map and the centres.
 
-    With one region at centre (0, 0), scale (1, 1) and the map's size, the crop is the map. Outside of the map is 0.
+    With one region at centre (0, 0), scale (1, 1) and the map's size, the crop is the map. Outside
+    of the map is 0.
 
     Args:
         x: feature map.
@@ -207,12 +219,15 @@ def crop_regions(
         ValueError: a centre is not finite (not looked for on a GPU, where looking means waiting).
     """
     if centres.device.type == "cpu" and not centres.isfinite().all():
-        raise ValueError("finite centres of regions expected, got NaN or infinity: the features they come from "
-                         "diverged; lower the learning rate")  # fmt: skip
-    rows, columns = ((2 * torch.arange(n, device=x.device, dtype=x.dtype) + 1) / n - 1 for n in size)
+        raise ValueError("finite centres of regions expected, got NaN or infinity: "
+                         "the features they come from diverged; "
+                         "lower the learning rate")  # fmt: skip
+    kind = {"device": x.device, "dtype": x.dtype}
+    rows, columns = ((2 * torch.arange(n, **kind) + 1) / n - 1 for n in size)
     u = scale[0] * columns + centres[..., :1]  # (B, T, w)
     v = scale[1] * rows + centres[..., 1:]  # (B, T, h)
-    grid = torch.stack(torch.broadcast_tensors(u[:, :, None], v[..., None]), dim=-1)  # (B, T, h, w, 2)
+    u, v = torch.broadcast_tensors(u[:, :, None], v[..., None])
+    grid = torch.stack([u, v], dim=-1)  # (B, T, h, w, 2)
     crops = F.grid_sample(x, rearrange(grid, "B T h w xy -> B (T h) w xy"), align_corners=False)
     return rearrange(crops, "B C (T h) w -> B T C h w", h=size[0])
 
@@ -307,11 +322,19 @@ class HACNN(nn.Module):
         features = {branch: self.embeddings[branch](pooled[branch]) for branch in self.branches}
         return Output({branch: self.heads[branch](f) for branch, f in features.items()}, features)
 
-    def _local(self, level: int, x: Tensor, centres: Tensor, local: list[Tensor] | None) -> list[Tensor]:
+    def _local(
+        self,
+        level: int,
+        x: Tensor,
+        centres: Tensor,
+        local: list[Tensor] | None,
+    ) -> list[Tensor]:
         """One level of the local branch: T maps (B, C, h/2, w/2)."""
         if local is None or self.cail:
             crops = self._crops(x, centres, self.crops[level]).unbind(dim=1)
-            local = crops if local is None else [crop + old for crop, old in zip(crops, local, strict=True)]
+            if local is not None:
+                crops = [crop + old for crop, old in zip(crops, local, strict=True)]
+            local = crops
         return [self.locals[level](region) for region in local]
 
     def _crops(self, x: Tensor, centres: Tensor, size: tuple[int, int]) -> Float[Tensor, "B T C h w"]:

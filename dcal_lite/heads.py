@@ -56,10 +56,12 @@ class LinearHead(nn.Module):
 
 
 class BNNeckHead(nn.Module):
-    """BatchNorm without learned shift, then a classifier without bias (Luo et al. 2019; TransReID): re-ID.
+    """BatchNorm without learned shift, then a classifier without bias, for re-ID.
 
-    With `track=False` a training batch is normalised by its own statistics and leaves the running ones alone:
-    the PWCA branch shares this head, but at inference only the SA branch exists.
+    With `track=False` a training batch is normalised by its own statistics and leaves the running
+    ones alone: the PWCA branch shares this head, but at inference only the SA branch exists.
+
+    Source: Luo et al. 2019; TransReID.
     """
 
     def __init__(self, width: int, num_classes: int):
@@ -69,11 +71,17 @@ class BNNeckHead(nn.Module):
         self.classifier = nn.Linear(width, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
 
-    def forward(self, features: Float[Tensor, "B D"], *, track: bool = True) -> Float[Tensor, "B C"]:
+    def forward(
+        self,
+        features: Float[Tensor, "B D"],
+        *,
+        track: bool = True,
+    ) -> Float[Tensor, "B C"]:
         if track or not self.training:
             return self.classifier(self.norm(features))
-        norm = self.norm
-        return self.classifier(F.batch_norm(features, None, None, norm.weight, norm.bias, training=True, eps=norm.eps))
+        weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
+        normed = F.batch_norm(features, None, None, weight, bias, training=True, eps=eps)
+        return self.classifier(normed)
 
 
 def create_head(kind: str, width: int, num_classes: int) -> nn.Module:

@@ -40,14 +40,16 @@ def batch_hard_triplet(
 class UncertaintyWeighting(nn.Module):
     """Weigh the branches' losses by learned uncertainties: 1/2 sum_b (e^{-w_b} L_b + w_b).
 
-    DCAL only says that it follows FairMOT; the extension from two to three branches and the start w = 0 are inferred.
-    At the optimum w_b = log L_b, so the total is negative once the losses are small enough: that is no error.
-    Give `parameters()` to the optimiser, without weight decay (FairMOT first forgot to).
+    DCAL only says that it follows FairMOT; the extension from two to three branches and the start
+    w = 0 are inferred. At the optimum w_b = log L_b, so the total is negative once the losses are
+    small enough: that is no error. Give `parameters()` to the optimiser, without weight decay
+    (FairMOT first forgot to).
 
     Args:
         branches: names of the losses.
 
-    Source: Kendall & Gal 2018, section 3.2; FairMOT (Zhang et al. 2021), Eq. 7; Zhu et al. 2022, section 3.4.
+    Source: Kendall & Gal 2018, section 3.2; FairMOT (Zhang et al. 2021), Eq. 7; Zhu et al. 2022,
+        section 3.4.
     """
 
     def __init__(self, branches: Iterable[str]):
@@ -55,7 +57,7 @@ class UncertaintyWeighting(nn.Module):
         self.w = nn.ParameterDict({branch: nn.Parameter(torch.zeros(())) for branch in branches})
 
     def forward(self, losses: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Return the weighted total of `losses` (branch -> scalar); the branches must be those of the constructor."""
+        """Return the weighted total of `losses`, branch -> scalar, of the branches named before."""
         if losses.keys() != self.w.keys():
             expected, got = (", ".join(sorted(names)) for names in (self.w, losses))
             raise ValueError(f"losses of the branches {expected} expected, got {got}")

@@ -213,14 +213,16 @@ def _is_finite(row: np.ndarray) -> bool:
 
 
 def _ranks(row: np.ndarray, matches: np.ndarray) -> np.ndarray:
-    """Number of items nearer than each match (ascending indices); of equally near ones, those of smaller index."""
+    """Number of items nearer than each match (ascending indices); of ties, the smaller index."""
     first, last = matches[0], matches[-1] + 1
     limit = row[matches, None]
     nearer = np.empty((len(matches), len(row)), dtype=bool)
     np.less_equal(row[:last], limit, out=nearer[:, :last])
     np.less(row[last:], limit, out=nearer[:, last:])
-    # Up to here an item among the matches counts wherever it is equally near; it must also come earlier.
-    nearer[:, first:last] &= (row[first:last] != limit) | (np.arange(first, last) < matches[:, None])
+    # Up to here an item among the matches counts wherever it is equally near; it must also come
+    # earlier.
+    earlier = np.arange(first, last) < matches[:, None]
+    nearer[:, first:last] &= (row[first:last] != limit) | earlier
     # Eight flags are added at once, as the bytes of one word.
     words = nearer.view(np.uint64).reshape(len(matches), -1, _WORDS).sum(axis=2)
     return words.view(np.uint8).sum(axis=1, dtype=np.uint32)

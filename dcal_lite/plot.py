@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 COLOURS = {"sa": "#0072B2", "glca": "#D55E00", "pwca": "#009E73", "total": "#555555"}
@@ -108,7 +109,8 @@ def show_history(history: Sequence[dict[str, Any]], score: str) -> Figure:
         history: rows of `Run.history` or `metrics.jsonl`.
         score: name of the score, e.g. "mAP" or "top1".
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.3), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.08)
     epochs = [row["epoch"] for row in history]
     for key in history[0]:
         if key.startswith("loss/"):
@@ -116,10 +118,12 @@ def show_history(history: Sequence[dict[str, Any]], score: str) -> Figure:
             style = {"color": COLOURS.get(branch, "k"), "ls": "--" if branch == "total" else "-"}
             left.plot(epochs, [row[key] for row in history], label=NAMES.get(branch, branch), marker="o", ms=3, **style)
     left.set(xlabel="epoch", ylabel="mean training loss (nats)", title="Does every branch learn?")
-    left.legend(frameon=False)
+    left.legend(frameon=False, ncols=4, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     scored = [row for row in history if score in row]
     right.plot([row["epoch"] for row in scored], [100 * row[score] for row in scored], "o-", color="k")
     right.set(xlabel="epoch", ylabel=f"{score} (%)", title="Does the score rise?", ylim=(0, 100))
+    for ax in (left, right):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -140,8 +140,10 @@ class RGA(nn.Module):
             ValueError: a map of another size or channel count than the module was made for.
         """
         if x.shape[1:] != (self.channels, *self.size):
-            made, got = " x ".join(map(str, (self.channels, *self.size))), " x ".join(map(str, x.shape[1:]))
-            raise ValueError(f"a feature map of {made} expected, got {got}: RGA's weights are numbered by position; "
+            shapes = (self.channels, *self.size), x.shape[1:]
+            made, got = (" x ".join(map(str, shape)) for shape in shapes)
+            raise ValueError(f"a feature map of {made} expected, got {got}: "
+                             "RGA's weights are numbered by position; "
                              "create it with the right size, or call resize(size)")  # fmt: skip
         nodes = source = x.flatten(2)  # (B, C, N)
         for kind, gate in self.gates.items():
@@ -151,11 +153,12 @@ class RGA(nn.Module):
 
     @torch.no_grad()
     def resize(self, size: tuple[int, int]) -> "RGA":
-        """Carry the weights over to feature maps of another size, in place; embeddings keep their widths.
+        """Carry the weights over to maps of another size, in place; embeddings keep their widths.
 
-        A weight that reads positions is a sum over them: its rows, seen as pictures, are interpolated, and scaled by
-        the ratio of the numbers of positions, so that the sum over a constant map stays what it was (to rounding at
-        twice the size, to some percent at odd ratios).
+        A weight that reads positions is a sum over them: its rows, seen as pictures, are
+        interpolated, and scaled by the ratio of the numbers of positions, so that the sum over a
+        constant map stays what it was (to rounding at twice the size, to some percent at odd
+        ratios).
         """
         if "s" in self.gates and self.gates["s"].relations:
             relate = self.gates["s"].relate

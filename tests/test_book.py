@@ -113,6 +113,28 @@ def test_notebooks_use_public_names_only(path):
     assert [name for name in names if re.match(r"_[^_]", name)] == []
 
 
+SHOWN = r"^```\{literalinclude\} (\S+)\n:language: python\n:pyobject: (\S+)\n```$"  # library source in a chapter
+
+
+def shown_source(file: Path, name: str) -> list[str]:
+    """The lines of a class, function or method of a file, as a chapter shows them."""
+    text = file.read_text(encoding="utf-8")
+    node = ast.parse(text)
+    for part in name.split("."):
+        node = next(child for child in node.body if getattr(child, "name", None) == part)
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return text.splitlines()[first - 1 : node.end_lineno]
+
+
+@notebooks
+def test_shown_source_fits_the_page(path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    shown = re.findall(SHOWN, text, flags=re.MULTILINE)
+    assert len(shown) == text.count("{literalinclude}"), "source is shown as :language: python, by :pyobject:"
+    for file, name in shown:
+        assert [line for line in shown_source(path.parent / file, name) if len(line) > 100] == []
+
+
 def test_requests_to_other_hosts_are_found():
     own = '<script src="_static/a.js"></script><link rel="next" href="b.html"><a href="https://example.org">x</a>'
     assert foreign_requests(own) == []
