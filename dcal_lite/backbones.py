@@ -200,6 +200,17 @@ def record_queries_keys(vit: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]
             hook.remove()
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside the `with`, and back into the mode it had."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def outputs_of(model: nn.Module, kind: type[nn.Module], images: Float[Tensor, "B 3 h w"]) -> list[Any]:
     """Return what every part of one kind computes, in the order in which the parts run, in evaluation mode.
@@ -217,12 +228,10 @@ def outputs_of(model: nn.Module, kind: type[nn.Module], images: Float[Tensor, "B
         raise ValueError(f"a model with {kind.__name__} expected, got {type(model).__name__}")
     outputs: list[Any] = []
     hooks = [part.register_forward_hook(lambda _, __, output: outputs.append(output)) for part in parts]
-    training = model.training
-    model.eval()
     try:
-        model(images)
+        with evaluating(model):
+            model(images)
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     return outputs
@@ -245,13 +254,8 @@ def attention_maps(model: nn.Module, images: Float[Tensor, "B 3 h w"]) -> Float[
     vit = getattr(model, "backbone", model)
     if not all(hasattr(getattr(block, "attn", None), "qkv") for block in getattr(vit, "blocks", [None])):
         raise ValueError(f"a vision transformer with blocks[i].attn.qkv expected, got {type(vit).__name__}")
-    training = vit.training
-    vit.eval()
-    try:
-        with record_queries_keys(vit) as record:
-            vit.forward_features(images)
-    finally:
-        vit.train(training)
+    with evaluating(vit), record_queries_keys(vit) as record:
+        vit.forward_features(images)
     return torch.stack([attention_map(query, key) for query, key in record])
 
 
@@ -340,11 +344,10 @@ def resnet_stages(net: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, nn.M
 @torch.no_grad()
 def stage_shapes(net: nn.Module, img_size: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
     """Channels and (height, width) of each stage's output for images of `img_size`, found by running a blank one."""
-    training, shapes = net.training, []
-    net.eval()
-    x = resnet_stem(net, torch.zeros(1, 3, *img_size, device=net.conv1.weight.device))
-    for stage in resnet_stages(net):
-        x = stage(x)
-        shapes.append((x.shape[1], tuple(x.shape[2:])))
-    net.train(training)
+    shapes = []
+    with evaluating(net):
+        x = resnet_stem(net, torch.zeros(1, 3, *img_size, device=net.conv1.weight.device))
+        for stage in resnet_stages(net):
+            x = stage(x)
+            shapes.append((x.shape[1], tuple(x.shape[2:])))
     return shapes

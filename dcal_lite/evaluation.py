@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dcal_lite.backbones import evaluating
 from dcal_lite.data.records import Dataset, Split
 from dcal_lite.data.transforms import prepare
 from dcal_lite.heads import Output
@@ -89,13 +90,10 @@ def _outputs(
     precision: str = "fp32",
     progress: bool = False,
 ) -> Iterator[Output]:
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     images = split.images(resize or model.img_size, progress=progress)
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in tqdm(images.split(batch_size), desc="evaluate", unit="batch", disable=not progress):
             ready = prepare(batch.to(device), model.img_size, mean=mean, std=std)
             with torch.autocast(device.type, HALF[precision], enabled=precision != "fp32"):
                 yield model(ready)
-    finally:
-        model.train(training)

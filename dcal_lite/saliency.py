@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dcal_lite.attention import attention_map, split_heads
 from dcal_lite.attention_rollout import cls_rollout
-from dcal_lite.backbones import attention_maps, embed, outputs_of
+from dcal_lite.backbones import attention_maps, embed, evaluating, outputs_of
 from dcal_lite.dcal import DCAL, top_patches
 from dcal_lite.hacnn import HACNN, HarmoniousAttention
 from dcal_lite.rga import RelationGate, ResNetRGA
@@ -47,11 +47,16 @@ def saliency_maps(model: nn.Module, images: Float[Tensor, "n 3 h w"]) -> dict[st
 
 
 @torch.no_grad()
-def occlusion_map(model: nn.Module, images: Float[Tensor, "n 3 H W"], *, cell: int = 8) -> Float[Tensor, "n h w"]:
-    """Return how far an image's embedding moves when a square of it is covered, in evaluation mode.
+def occlusion_map(
+    model: nn.Module,
+    images: Float[Tensor, "n 3 H W"],
+    *,
+    cell: int = 8,
+) -> Float[Tensor, "n h w"]:
+    """Return how far an image's embedding moves when a square of it is covered.
 
     Args:
-        model: any model of this library; it returns to its mode.
+        model: any model of this library; it is put into evaluation mode, and back.
         images: normalised images of the model's size; 0, the mean, is what covers.
         cell: side of the square in pixels; it divides height and width.
 
@@ -61,19 +66,18 @@ def occlusion_map(model: nn.Module, images: Float[Tensor, "n 3 H W"], *, cell: i
     Raises:
         ValueError: `cell` does not divide the image.
 
-    Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2, with
-        distances of embeddings for probabilities of a class.
+    Source: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section
+        4.2, with distances of embeddings for probabilities of a class.
     """
     if any(side % cell for side in images.shape[2:]):
         raise ValueError(f"a cell that divides {tuple(images.shape[2:])} expected, got {cell}")
     h, w = (side // cell for side in images.shape[2:])
-    training = model.training
-    model.eval()
-    whole, rows = model(images).embedding, []
-    for place in torch.eye(h * w, dtype=torch.bool, device=images.device).view(-1, h, w):
-        square = place.repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
-        rows.append((model(images.masked_fill(square, 0)).embedding - whole).norm(dim=1))
-    model.train(training)
+    places, rows = torch.eye(h * w, dtype=torch.bool, device=images.device).view(-1, h, w), []
+    with evaluating(model):
+        whole = model(images).embedding
+        for place in places:
+            square = place.repeat_interleave(cell, dim=0).repeat_interleave(cell, dim=1)
+            rows.append((model(images.masked_fill(square, 0)).embedding - whole).norm(dim=1))
     return torch.stack(rows, dim=1).view(-1, h, w)
 
 
@@ -89,14 +93,12 @@ def _of_dcal(model: DCAL, images: Tensor) -> Maps:
 
 
 def _glca_row(model: DCAL, images: Tensor) -> Float[Tensor, "n N"]:
-    """How GLCA's class token reads the tokens in its first block: the map of Eq. 3, its first row, heads averaged."""
-    training = model.training
-    model.eval()
-    tokens, blocks = embed(model.backbone, images), model.backbone.blocks
-    for block in blocks if model.glca_at == "after" else blocks[:-1]:
-        tokens = block(tokens)
-    model.train(training)
-    first = model.glca.blocks[0]
+    """How GLCA's class token reads the tokens in its first block: first row of Eq. 3's map."""
+    blocks, first = model.backbone.blocks, model.glca.blocks[0]
+    with evaluating(model):
+        tokens = embed(model.backbone, images)
+        for block in blocks if model.glca_at == "after" else blocks[:-1]:
+            tokens = block(tokens)
     query, key, _ = first.attn.qkv(first.norm1(tokens)).chunk(3, dim=-1)
     query, key = (split_heads(x, first.attn.num_heads) for x in (query[:, :1], key))
     return attention_map(first.attn.q_norm(query), first.attn.k_norm(key)).mean(dim=1)[:, 0]

@@ -98,7 +98,7 @@ def test_regions_cover_what_their_crops_see():
 
 
 def test_occlusion_finds_what_the_model_reads():
-    """A model that reads two pixels: only their squares move the embedding, which has length 1, by the other's share."""
+    """A model that reads two pixels: only their squares move the embedding (of length 1)."""
 
     class Reader(torch.nn.Module):
         def forward(self, images):
