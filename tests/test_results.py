@@ -4,25 +4,58 @@ import json
 import shlex
 
 import pytest
+import torch
 
+from dcal_lite import localisation
+from dcal_lite.data.promenade import TEST, Promenade, index_of
 from dcal_lite.recipe import load_recipe, parse_overrides
 from tests.notebooks import ROOT
 
-RUNS = sorted((ROOT / "book" / "results" / "runs").glob("*.json"))
+RESULTS = ROOT / "book" / "results"
+FILES = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "runs").glob("*.json"))}
+COMPARED = json.loads((RESULTS / "five-attentions.json").read_text())
+RUNS = FILES | {f"{run['training']}, {run['seed']}": run for run in COMPARED["runs"]}
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_the_command_is_the_recipe(path):
-    result = json.loads(path.read_text())
+def recipe_of(result):
     name, *overrides = shlex.split(result["command"])[4:]
-    recipe = load_recipe(name, **parse_overrides(overrides))
-    assert recipe.digest == result["digest"] and recipe.seed == result["seed"]
-    assert path.stem.startswith(f"{recipe.name}-{recipe.dataset}-{recipe.preset}-")  # then what tells it from others
-    assert path.stem.endswith(f"-s{recipe.seed}")
+    return load_recipe(name, **parse_overrides(overrides))
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_scores_are_shares_and_name_their_code(path):
-    result = json.loads(path.read_text())
+@pytest.mark.parametrize("name", RUNS)
+def test_the_command_is_the_recipe(name):
+    recipe = recipe_of(RUNS[name])
+    assert (recipe.digest, recipe.seed) == (RUNS[name]["digest"], RUNS[name]["seed"])
+
+
+@pytest.mark.parametrize("stem", FILES)
+def test_the_name_says_what_it_is(stem):
+    recipe = recipe_of(FILES[stem])
+    assert stem.startswith(f"{recipe.name}-{recipe.dataset}-{recipe.preset}-")  # then what tells it from others
+    assert stem.endswith(f"-s{recipe.seed}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_scores_are_shares_and_name_their_code(name):
+    result = RUNS[name]
     assert result["scores"] and all(0 <= score <= 1 for score in result["scores"].values())
     assert result["commit"] and not result["commit"].endswith("+"), "run it from a clean checkout"
+
+
+def test_every_model_of_the_comparison_was_scored_with_every_seed():
+    trainings, seeds = ({run[key] for run in COMPARED["runs"]} for key in ("training", "seed"))
+    assert len(COMPARED["runs"]) == len(trainings) * len(seeds) and len(seeds) >= 5
+    scored = [(row["training"], row["seed"], row["state"], row["map"]) for row in COMPARED["rows"] if "seed" in row]
+    maps = {(training, map_) for training, _, _, map_ in scored}
+    assert len(scored) == len(set(scored)) == 2 * len(seeds) * len(maps)
+    assert {training for training, _ in maps} == trainings
+
+
+def test_the_comparison_is_about_the_images_that_it_names():
+    drawings = [Promenade().draw(index_of(TEST + k, camera, 0)) for k in range(80) for camera in range(4)]
+    parts = torch.stack([torch.stack([torch.from_numpy(part) for part in d.masks.values()]) for d in drawings])
+    flat, masks = torch.ones(len(parts), *parts.shape[2:]), parts.any(dim=1)
+    row = next(row for row in COMPARED["rows"] if row["map"] == "the same everywhere")
+    assert COMPARED["images"] == len(parts)
+    assert row["energy inside"] == pytest.approx(masks.double().mean().item(), abs=1e-4)
+    assert row["IoU, parts"] == pytest.approx(localisation.iou_at_area(flat, masks).mean().item(), abs=1e-4)
