@@ -1,0 +1,49 @@
+"""What was published: the numbers of images and labels in every part of every dataset, in one place.
+
+A part is a folder or a list as it lies on the disk, before junk is left out. Where a number is known only second hand
+(from a loader or a list of results, not from the dataset's own paper, page or files), a comment says so.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from dcal_lite.data.records import Record
+
+Counts = dict[str, tuple[int, int]]  # images and labels of each part
+
+COUNTS: dict[str, Counts] = {
+    # labels with 0 (distractors) and -1 (junk); all counted in the archive
+    "market1501": {"bounding_box_train": (12_936, 751), "query": (3_368, 750), "bounding_box_test": (19_732, 752)},
+}
+
+MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what somebody has instead
+    "market1501": {
+        15_913: "the junk images (-1) were removed",
+        519_732: "the 500,000 extra distractors were added",
+        16_522: "this is DukeMTMC-reID",
+        2_228: "this is DukeMTMC-reID",
+        17_661: "this is DukeMTMC-reID",
+        25_259: "this is gt_bbox, which serves multi-query evaluation",
+    },
+}
+
+
+def verify_counts(name: str, title: str, parts: Mapping[str, Sequence[Record]]) -> None:
+    """Compare what was read with what was published.
+
+    Args:
+        name: key of `COUNTS`.
+        title: the dataset's name as people write it.
+        parts: the records of each part, junk and all.
+
+    Raises:
+        ValueError: a number differs.
+    """
+    for part, records in parts.items():
+        images, labels = COUNTS[name][part]
+        found = len(records), len({record.label for record in records})
+        if found != (images, labels):
+            guess = MIX_UPS.get(name, {}).get(found[0], "the copy is not complete, or it was changed")
+            raise ValueError(
+                f"{part} of {title} has {images:,} images and {labels:,} labels, but {found[0]:,} and {found[1]:,} "
+                f"are there ({guess}): unpack the original archive again, or pass check_counts=False"
+            )
