@@ -88,7 +88,7 @@ def test_a_missing_folder_is_named(root):
 
 def test_another_datasets_names_are_refused(root):
     (root / market1501.LAYOUT.folder / "query" / "0005_c2_f0046985.jpg").touch()
-    with pytest.raises(ValueError, match=r"query/0005_c2_f0046985.jpg is not a name like"):
+    with pytest.raises(ValueError, match=r"query/0005_c2_f0046985.jpg' is not a name like"):
         load_dataset("market1501", root, check_counts=False)
 
 

@@ -60,7 +60,7 @@ class Layout:
         """The record that an image's name tells; `source` is its path below the dataset's folder."""
         match = re.fullmatch(self.pattern, source.rpartition("/")[2], re.ASCII)
         if match is None:
-            raise ValueError(f"{source} is not a name like {self.example}: {self.hint}")
+            raise ValueError(f"{source!r} is not a name like {self.example}: {self.hint}")
         return Record(source, **{field: int(number) for field, number in match.groupdict().items()})
 
     def rows(self, folder: Path, name: str, pattern: str, example: str) -> list[tuple[str, ...]]:

@@ -13,6 +13,8 @@ Counts = dict[str, tuple[int, int]]  # images and labels of each part
 COUNTS: dict[str, Counts] = {
     # labels with 0 (distractors) and -1 (junk); all counted in the archive
     "market1501": {"bounding_box_train": (12_936, 751), "query": (3_368, 750), "bounding_box_test": (19_732, 752)},
+    # images as in torchreid's loader; that 408 of the 1,110 in the gallery are distractors is second hand
+    "dukemtmcreid": {"bounding_box_train": (16_522, 702), "query": (2_228, 702), "bounding_box_test": (17_661, 1_110)},
 }
 
 MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what somebody has instead
@@ -23,6 +25,13 @@ MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what someb
         2_228: "this is DukeMTMC-reID",
         17_661: "this is DukeMTMC-reID",
         25_259: "this is gt_bbox, which serves multi-query evaluation",
+    },
+    "dukemtmcreid": {
+        12_936: "this is Market-1501",
+        3_368: "this is Market-1501",
+        19_732: "this is Market-1501",
+        15_618: "this is Occluded-DukeMTMC",  # this and the next second hand
+        2_210: "this is Occluded-DukeMTMC",
     },
 }
 
