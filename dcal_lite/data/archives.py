@@ -65,8 +65,8 @@ def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = 
     if target.parent.exists() and not target.parent.is_dir():
         raise ValueError(f"{target.parent} is not a folder: pass root=, a folder to unpack {archive.name} into")
     with _opened(archive) as entries:
-        members = _members(archive, entries, target.name)
-        _check_folders(archive, members, target.name, folders)
+        members, tops = _members(archive, entries, target.name)
+        _check_folders(archive, members, target.name, folders, tops)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent):
             if not target.is_dir():
@@ -110,9 +110,13 @@ def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
             yield _Entry(path, info.size, info.isdir(), plain, partial(file.extractfile, info))
 
 
-def _members(archive: Path, entries: Iterable[_Entry], top: str) -> dict[str, _Entry]:
-    """The archive's files below the folder `top`, by their path below it, after every entry was found harmless."""
+def _members(archive: Path, entries: Iterable[_Entry], top: str) -> tuple[dict[str, _Entry], set[str]]:
+    """The archive's files below the folder `top`, by their path below it, and the names of all top folders.
+
+    Every entry was found harmless.
+    """
     members: dict[str, _Entry] = {}
+    tops: set[str] = set()
     count = size = 0
     for entry in entries:
         count, size = count + 1, size + entry.size
@@ -122,13 +126,15 @@ def _members(archive: Path, entries: Iterable[_Entry], top: str) -> dict[str, _E
                 f"files and {_MAX_BYTES:,} bytes allowed: is it the right archive?"
             )
         _check_harmless(archive, entry)
+        if "/" in entry.path:
+            tops.add(entry.path.partition("/")[0])
         path = entry.path.removeprefix(f"{top}/")
         if path == entry.path or entry.folder:
             continue
         if path in members:
             raise ValueError(f"{archive} holds two files of one name: do not use this archive")
         members[path] = entry
-    return members
+    return members, tops
 
 
 def _check_harmless(archive: Path, entry: _Entry) -> None:
@@ -141,11 +147,12 @@ def _check_harmless(archive: Path, entry: _Entry) -> None:
         )
 
 
-def _check_folders(archive: Path, members: Iterable[str], top: str, folders: Iterable[str]) -> None:
+def _check_folders(archive: Path, members: Iterable[str], top: str, folders: Iterable[str], tops: set[str]) -> None:
     there = {path.partition("/")[0] for path in members if "/" in path}
     missing = [f"{top}/{folder}" for folder in folders if folder not in there]
     if missing:
-        raise ValueError(f"{archive} holds no {missing[0]}: this is not the archive of {top}")
+        what = f" but {', '.join(sorted(tops)[:3])}" if tops - {top} else ""
+        raise ValueError(f"{archive} holds no {missing[0]}{what}: this is not the archive of {top}")
 
 
 @contextmanager

@@ -15,6 +15,8 @@ COUNTS: dict[str, Counts] = {
     "market1501": {"bounding_box_train": (12_936, 751), "query": (3_368, 750), "bounding_box_test": (19_732, 752)},
     # images as in torchreid's loader; that 408 of the 1,110 in the gallery are distractors is second hand
     "dukemtmcreid": {"bounding_box_train": (16_522, 702), "query": (2_228, 702), "bounding_box_test": (17_661, 1_110)},
+    # both versions; train is list_train and list_val; images as in torchreid's loader, identities as in TransReID's
+    "msmt17": {"train": (32_621, 1_041), "query": (11_659, 3_060), "gallery": (82_161, 3_060)},
 }
 
 MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what somebody has instead
@@ -33,6 +35,7 @@ MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what someb
         15_618: "this is Occluded-DukeMTMC",  # this and the next second hand
         2_210: "this is Occluded-DukeMTMC",
     },
+    "msmt17": {30_248: "these are the images of list_train without those of list_val"},  # second hand
 }
 
 
