@@ -57,6 +57,11 @@ def manifest_dukemtmcreid(contents):
     return by_folder(contents, FOLDERS, market)
 
 
+def manifest_veri776(contents):
+    folders = {"train": "image_train", "query": "image_query", "gallery": "image_test"}
+    return by_folder(contents, folders, lambda name: (int(name.split("_")[0]), int(name.split("_")[1][1:])))
+
+
 def manifest_msmt17(contents):
     found = {}
     for split, lists in {"train": ["train", "val"], "query": ["query"], "gallery": ["gallery"]}.items():
@@ -249,7 +254,7 @@ def attempt(function, *arguments):
         return None, str(error)
 
 
-FOLDER_READERS = ["dukemtmcreid", "market1501"]
+FOLDER_READERS = ["dukemtmcreid", "market1501", "veri776"]
 
 
 @pytest.mark.parametrize("name", FOLDER_READERS)

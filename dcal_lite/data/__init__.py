@@ -9,13 +9,9 @@ from dcal_lite.errors import check_choice
 
 __all__ = ["Dataset", "Record", "Split", "list_datasets", "load_dataset"]
 
-_DATASETS = (
-    "dukemtmcreid",
-    "market1501",
-    "msmt17",
-    "plumage",
-    "promenade",
-)  # each a module here, with a function `load`
+_TOYS = ("plumage", "promenade")
+_REAL = ("dukemtmcreid", "market1501", "msmt17", "veri776")
+_DATASETS = tuple(sorted(_TOYS + _REAL))  # each a module here, with a function `load`
 
 
 def list_datasets() -> list[str]:

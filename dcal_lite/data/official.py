@@ -17,6 +17,9 @@ COUNTS: dict[str, Counts] = {
     "dukemtmcreid": {"bounding_box_train": (16_522, 702), "query": (2_228, 702), "bounding_box_test": (17_661, 1_110)},
     # both versions; train is list_train and list_val; images as in torchreid's loader, identities as in TransReID's
     "msmt17": {"train": (32_621, 1_041), "query": (11_659, 3_060), "gallery": (82_161, 3_060)},
+    # The ReadMe says 37,778 training images, and the paper 576 vehicles; the folder of copies in use holds these
+    # (second hand: loaders' print-outs and a loader by the dataset's author). Test parts as in the ReadMe.
+    "veri776": {"image_train": (37_746, 575), "image_query": (1_678, 200), "image_test": (11_579, 200)},
 }
 
 MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what somebody has instead
@@ -35,6 +38,7 @@ MIX_UPS: dict[str, dict[int, str]] = {  # numbers of images that tell what someb
         15_618: "this is Occluded-DukeMTMC",  # this and the next second hand
         2_210: "this is Occluded-DukeMTMC",
     },
+    "veri776": {37_778: "as many as the ReadMe announces, but copies in use hold 37,746"},
     "msmt17": {30_248: "these are the images of list_train without those of list_val"},  # second hand
 }
 
