@@ -62,6 +62,11 @@ def manifest_veri776(contents):
     return by_folder(contents, folders, lambda name: (int(name.split("_")[0]), int(name.split("_")[1][1:])))
 
 
+def manifest_ltcc(contents):
+    folders = {"train": "train", "query": "query", "gallery": "test"}
+    return by_folder(contents, folders, lambda name: (int(name.split("_")[0]), int(name.split("_")[2][1:])))
+
+
 def manifest_msmt17(contents):
     found = {}
     for split, lists in {"train": ["train", "val"], "query": ["query"], "gallery": ["gallery"]}.items():
@@ -201,7 +206,7 @@ def test_a_broken_image_is_found_by_verify(name, root, monkeypatch, capsys):
 def test_a_missing_folder_is_named(name, root):
     with pytest.raises(ValueError, match=r"there is no (file|folder) .*nowhere.*: pass root="):
         load_dataset(name, root / "nowhere", check_counts=False)
-    folder = min(path for path in top(root).iterdir() if path.is_dir())
+    folder = top(root) / files_of(root, name)[0].relative_to(top(root)).parts[0]
     shutil.rmtree(folder)
 
     def read():
@@ -254,7 +259,7 @@ def attempt(function, *arguments):
         return None, str(error)
 
 
-FOLDER_READERS = ["dukemtmcreid", "market1501", "veri776"]
+FOLDER_READERS = ["dukemtmcreid", "ltcc", "market1501", "veri776"]
 
 
 @pytest.mark.parametrize("name", FOLDER_READERS)
