@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_scripts import dukemtmcreid, ltcc, market1501, msmt17, veri776
+from data_scripts import cuhk03, dukemtmcreid, ltcc, market1501, msmt17, veri776
 
-DATASETS = {module.__name__.rpartition(".")[2]: module for module in (dukemtmcreid, ltcc, market1501, msmt17, veri776)}
+DATASETS = {
+    module.__name__.rpartition(".")[2]: module for module in (cuhk03, dukemtmcreid, ltcc, market1501, msmt17, veri776)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from dcal_lite.data import load_dataset
 
@@ -116,6 +117,14 @@ def verifier(name: str, check: Callable[[Path], None] | None = None) -> Callable
         return f"{split:8}{len(data):7,} images{len(data.classes):6,} labels{len(set(data.cameras)):4} cameras"
 
     return verify
+
+
+def matlab(arrays: dict[str, np.ndarray]) -> bytes:
+    """A MATLAB file (version 5) of these arrays, without the date that SciPy writes into it."""
+    buffer = io.BytesIO()
+    savemat(buffer, arrays)
+    head = b"MATLAB 5.0 MAT-file, drawn by data_scripts".ljust(116)
+    return head + buffer.getvalue()[len(head) :]
 
 
 def numbered(lines: Iterable[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ The expected records come from a list of the archive's files and from its own li
 no pattern of the library takes part.
 """
 
+import io
 import re
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.io import loadmat
 
 from data_scripts.__main__ import DATASETS, main
 from dcal_lite.data import list_datasets, load_dataset, official
@@ -65,6 +67,18 @@ def manifest_veri776(contents):
 def manifest_ltcc(contents):
     folders = {"train": "train", "query": "query", "gallery": "test"}
     return by_folder(contents, folders, lambda name: (int(name.split("_")[0]), int(name.split("_")[2][1:])))
+
+
+def manifest_cuhk03(contents):
+    lists = loadmat(io.BytesIO(contents["cuhk03/cuhk03_new_protocol_config_labeled.mat"]))
+    found = {}
+    for split in ("train", "query", "gallery"):
+        rows = [i - 1 for (i,) in lists[f"{split}_idx"].tolist()]
+        names = [lists["filelist"][i, 0].item() for i in rows]
+        found[split] = [(f"images_labeled/{name}", lists["labels"][i, 0], int(name.split("_")[2]))
+                        for i, name in zip(rows, names, strict=True)]  # fmt: skip
+    assert all(f"cuhk03/{source}" in contents for rows in found.values() for source, *_ in rows)
+    return found
 
 
 def manifest_msmt17(contents):

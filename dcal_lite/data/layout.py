@@ -69,7 +69,7 @@ class Layout:
         Raises:
             ValueError: there is no such file, it is no text, or a line does not match.
         """
-        lines = enumerate(self._text(folder / name).splitlines(), start=1)
+        lines = enumerate(self._text(self.file(folder, name)).splitlines(), start=1)
         return [self._row(f"line {i} of {folder / name}", line, pattern, example) for i, line in lines if line.strip()]
 
     def _row(self, where: str, line: str, pattern: str, example: str) -> tuple[str, ...]:
@@ -78,11 +78,19 @@ class Layout:
             raise ValueError(f"{where} is {line[:80]!r}, not like {example!r}: {self.hint}")
         return match.groups()
 
+    def file(self, folder: Path, name: str) -> Path:
+        """The path of a file that must be in `folder`.
+
+        Raises:
+            ValueError: there is no such file.
+        """
+        if not (folder / name).is_file():
+            raise self.missing("file", folder / name)
+        return folder / name
+
     def _text(self, path: Path) -> str:
         try:
             return path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise self.missing("file", path) from error
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not text ({error.reason}): unpack the original archive again") from error
 

@@ -20,6 +20,9 @@ COUNTS: dict[str, Counts] = {
     # The ReadMe says 37,778 training images, and the paper 576 vehicles; the folder of copies in use holds these
     # (second hand: loaders' print-outs and a loader by the dataset's author). Test parts as in the ReadMe.
     "veri776": {"image_train": (37_746, 575), "image_query": (1_678, 200), "image_test": (11_579, 200)},
+    # as in CUHK03-NP/README.md
+    "cuhk03/labelled": {"train": (7_368, 767), "query": (1_400, 700), "gallery": (5_328, 700)},
+    "cuhk03/detected": {"train": (7_365, 767), "query": (1_400, 700), "gallery": (5_332, 700)},
     # second hand; the sum is that of the dataset's page, 17,119
     "ltcc": {"train": (9_576, 77), "query": (493, 75), "test": (7_050, 75)},
 }
