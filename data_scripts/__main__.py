@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_scripts import cuhk03, dukemtmcreid, ltcc, market1501, msmt17, veri776
+from data_scripts import aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776
 
 DATASETS = {
-    module.__name__.rpartition(".")[2]: module for module in (cuhk03, dukemtmcreid, ltcc, market1501, msmt17, veri776)
+    module.__name__.rpartition(".")[2]: module
+    for module in (aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776)
 }
 
 

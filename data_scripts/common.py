@@ -13,11 +13,13 @@ from PIL import Image
 from scipy.io import savemat
 
 from dcal_lite.data import load_dataset
+from dcal_lite.data.plumage import SPECIES, Plumage
 
 File = tuple[str, bytes]  # name and content
 README = "A miniature of {title} in its layout. All {what} are drawn ({world}); none is real.\n"
 PEOPLE = {"what": "people", "world": "dcal_lite.data.promenade"}
 VEHICLES = {"what": "vehicles are drawn people, as stand-ins: they", "world": "dcal_lite.data.promenade"}
+BIRDS = {"what": "images", "world": "birds of dcal_lite.data.plumage, whatever the classes are called"}
 
 
 class Shot(NamedTuple):
@@ -40,6 +42,17 @@ def people(seed: int) -> dict[str, list[Shot]]:
         shots[name] = [Shot(numbers[record.label], record.camera + 1, number, split.read(record))
                        for record, number in zip(split.records, places, strict=True)]  # fmt: skip
     return shots
+
+
+def birds(seed: int) -> dict[str, list[Shot]]:
+    """The shots of each split: three species, all of one camera."""
+    world = Plumage(seed, (64, 64))
+    rounds = {"train": range(4), "val": range(4, 6), "test": range(6, 9)}
+    places = {split: [len(SPECIES) * i + k for k in range(3) for i in chosen] for split, chosen in rounds.items()}
+    return {
+        split: [Shot(i % len(SPECIES) + 1, 0, i, world.draw(i, masks=False).image) for i in numbers]
+        for split, numbers in places.items()
+    }
 
 
 def encode(image: np.ndarray, size: tuple[int, int], kind: str = "JPEG") -> bytes:

@@ -75,7 +75,7 @@ def tree_of_root(tmp_path):
 
 
 def test_unpacks_the_top_folder_only(archive, target):
-    assert unpack(archive, target, folders=["a", "b"]) == target
+    assert unpack(archive, target, holds=["a", "b"]) == target
     assert tree(target.parent) == FILES
     assert list(target.parent.iterdir()) == [target]
 
@@ -99,10 +99,10 @@ def test_a_tar_file_is_unpacked_like_a_zip(tmp_path, target, suffix, prefix):
     files = {tar_entry(prefix or "top", tarfile.DIRTYPE): b"", tar_entry(f"{prefix}top/a", tarfile.DIRTYPE): b""}
     litter = {f"{prefix}._top": b"litter", f"{prefix}attributes.txt": b"litter"}
     archive = write_tar(tmp_path / f"x.{suffix}", files | {prefix + name: FILES[name] for name in FILES} | litter)
-    assert unpack(archive, target, folders=["a", "b"]) == target
+    assert unpack(archive, target, holds=["a", "b"]) == target
     assert tree(target.parent) == FILES
     with pytest.raises(ValueError, match="holds no other/a"):
-        unpack(archive, target.with_name("other"), folders=["a"])
+        unpack(archive, target.with_name("other"), holds=["a"])
 
 
 KILLED = """
@@ -319,9 +319,13 @@ def test_a_damaged_archive_is_named_in_one_line_and_leaves_nothing(tmp_path, tar
 
 def test_the_wrong_archive(archive, target):
     with pytest.raises(ValueError, match="holds no top/query but __MACOSX, top: this is not the archive of top"):
-        unpack(archive, target, folders=["a", "query"])
+        unpack(archive, target, holds=["a", "query"])
     with pytest.raises(ValueError, match="holds no other/a"):
-        unpack(archive, target.with_name("other"), folders=["a"])
+        unpack(archive, target.with_name("other"), holds=["a"])
+    with pytest.raises(ValueError, match=r"holds no top/a/3\.txt"):
+        unpack(archive, target, holds=["a", "a/1.txt", "readme", "a/3.txt"])
+    with pytest.raises(ValueError, match="holds no other but __MACOSX, top: this is not the archive of other"):
+        unpack(archive, target.with_name("other"))
     with pytest.raises(ValueError, match="there is no archive"):
         unpack(archive.with_name("none.zip"), target)
     with pytest.raises(ValueError, match="is not a folder"):

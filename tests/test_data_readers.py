@@ -26,12 +26,13 @@ FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding
 
 
 def files(archive: Path) -> dict[str, bytes]:
-    """Contents by name, of a zip or tar file."""
+    """Contents by name, of a zip or tar file and of the lists beside it."""
+    beside = {path.name: path.read_bytes() for path in archive.parent.glob("*.mat")}
     if archive.suffix == ".zip":
         with ZipFile(archive) as file:
-            return {name: file.read(name) for name in file.namelist()}
+            return beside | {name: file.read(name) for name in file.namelist()}
     with tarfile.open(archive) as file:
-        return {entry.name: file.extractfile(entry).read() for entry in file}
+        return beside | {entry.name: file.extractfile(entry).read() for entry in file}
 
 
 def by_folder(names, folders, parse):
@@ -78,6 +79,44 @@ def manifest_cuhk03(contents):
         found[split] = [(f"images_labeled/{name}", lists["labels"][i, 0], int(name.split("_")[2]))
                         for i, name in zip(rows, names, strict=True)]  # fmt: skip
     assert all(f"cuhk03/{source}" in contents for rows in found.values() for source, *_ in rows)
+    return found
+
+
+def manifest_cub(contents):
+    lists = {
+        name: dict(line.split(" ") for line in contents[f"CUB_200_2011/{name}.txt"].decode().splitlines())
+        for name in ("images", "image_class_labels", "train_test_split")
+    }
+    found = {"train": [], "test": []}
+    for i, path in lists["images"].items():
+        split = "train" if lists["train_test_split"][i] == "1" else "test"
+        assert path.startswith(f"{int(lists['image_class_labels'][i]):03d}.")
+        found[split].append((f"images/{path}", int(lists["image_class_labels"][i]), 0))
+    return found
+
+
+def manifest_aircraft(contents):
+    classes = contents["fgvc-aircraft-2013b/data/variants.txt"].decode().splitlines()
+    found = {}
+    for split, name in (("train", "trainval"), ("test", "test")):
+        lines = contents[f"fgvc-aircraft-2013b/data/images_variant_{name}.txt"].decode().splitlines()
+        found[split] = [(f"data/images/{line[:7]}.jpg", classes.index(line[8:]), 0) for line in lines]
+    return found
+
+
+def manifest_flowers102(contents):
+    labels = loadmat(io.BytesIO(contents["imagelabels.mat"]))["labels"]
+    ids = loadmat(io.BytesIO(contents["setid.mat"]))
+    rows = {name: [(f"jpg/image_{i:05d}.jpg", labels[0, i - 1], 0) for i in ids[name][0].tolist()]
+            for name in ("trnid", "valid", "tstid")}  # fmt: skip
+    return {"train": rows["trnid"] + rows["valid"], "test": rows["tstid"]}
+
+
+def manifest_cars(contents):
+    found = {}
+    for split, name in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+        rows = loadmat(io.BytesIO(contents[f"stanford_cars/{name}"]))["annotations"][0]
+        found[split] = [(f"cars_{split}/{row['fname'].item()}", row["class"].item(), 0) for row in rows]
     return found
 
 

@@ -41,7 +41,7 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("DCAL_DATA") or "data").expanduser()
 
 
-def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = (), progress: bool = True) -> Path:
+def unpack(archive: str | Path, target: str | Path, *, holds: Iterable[str] = (), progress: bool = True) -> Path:
     """Unpack the top folder of a zip or tar archive that is named like `target`; do nothing if `target` is there.
 
     Files are written to a hidden folder beside `target`, which is renamed at the end. A run that was killed leaves
@@ -50,7 +50,7 @@ def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = 
     Args:
         archive: the zip or tar file (plain, gz, bz2 or xz); only read.
         target: the folder to make, named like the archive's top folder.
-        folders: folders that must be in the top folder, or it is the wrong archive.
+        holds: folders and files that must be in the top folder, or it is the wrong archive.
         progress: show a progress bar.
 
     Returns:
@@ -66,7 +66,7 @@ def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = 
         raise ValueError(f"{target.parent} is not a folder: pass root=, a folder to unpack {archive.name} into")
     with _opened(archive) as entries:
         members, tops = _members(archive, entries, target.name)
-        _check_folders(archive, members, target.name, folders, tops)
+        _check_holds(archive, members, target.name, holds, tops)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent):
             if not target.is_dir():
@@ -147,9 +147,9 @@ def _check_harmless(archive: Path, entry: _Entry) -> None:
         )
 
 
-def _check_folders(archive: Path, members: Iterable[str], top: str, folders: Iterable[str], tops: set[str]) -> None:
-    there = {path.partition("/")[0] for path in members if "/" in path}
-    missing = [f"{top}/{folder}" for folder in folders if folder not in there]
+def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterable[str], tops: set[str]) -> None:
+    there = {"/".join(parts[:n]) for path in members for parts in [path.split("/")] for n in range(1, len(parts) + 1)}
+    missing = [f"{top}/{name}" for name in holds if name not in there] + ([] if there else [top])
     if missing:
         what = f" but {', '.join(sorted(tops)[:3])}" if tops - {top} else ""
         raise ValueError(f"{archive} holds no {missing[0]}{what}: this is not the archive of {top}")

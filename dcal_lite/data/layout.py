@@ -1,7 +1,7 @@
 """How a dataset lies on the disk: finding its folder, unpacking it, reading its file names and its lists."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class Layout:
     Args:
         title: the dataset's name as people write it.
         folder: its top folder, named as in its archive.
-        holds: folders that are in it, or it is something else.
+        holds: folders and files that are in it, or it is something else.
         example: the name of an image.
         pattern: what all names match; named groups are the numbers of a `Record` (label, camera, ...).
         hint: what a name that does not match tells.
@@ -40,9 +40,9 @@ class Layout:
             ValueError: the archive is missing, damaged, unsafe or another one.
         """
         root = data_root(root)
-        here = root.name == self.folder or (root / self.holds[0]).is_dir()
+        here = root.name == self.folder or all((root / name).exists() for name in self.holds)
         folder = root if here else root / self.folder
-        return folder if archive is None else unpack(archive, folder, folders=self.holds)
+        return folder if archive is None else unpack(archive, folder, holds=self.holds)
 
     def records(self, folder: Path, part: str) -> tuple[Record, ...]:
         """Records of the images in `folder / part`, by name; other files and hidden ones are passed over.
@@ -100,6 +100,13 @@ class Layout:
             f"there is no {kind} {path}: pass root=, or set DCAL_DATA to, the folder that holds {self.folder}, "
             f"or pass archive=, the archive of {self.title} to unpack there"
         )
+
+
+def train_and_val(parts: Mapping[str, tuple[Record, ...]], protocol: str) -> dict[str, tuple[Record, ...]]:
+    """The parts train, val and test by the protocol "trainval" (validation images are training images) or "train"."""
+    if protocol == "train":
+        return dict(parts)
+    return {"train": parts["train"] + parts["val"], "test": parts["test"]}
 
 
 def without(records: Iterable[Record], label: int) -> tuple[Record, ...]:

@@ -23,6 +23,14 @@ COUNTS: dict[str, Counts] = {
     # as in CUHK03-NP/README.md
     "cuhk03/labelled": {"train": (7_368, 767), "query": (1_400, 700), "gallery": (5_328, 700)},
     "cuhk03/detected": {"train": (7_365, 767), "query": (1_400, 700), "gallery": (5_332, 700)},
+    # 11,788 images in 200 classes, as on the dataset's page; the split is second hand, and adds up to it
+    "cub": {"train": (5_994, 200), "test": (5_794, 200)},
+    # 10,000 images of 100 variants; the sizes of the parts are second hand, and add up to it
+    "aircraft": {"train": (3_334, 100), "val": (3_333, 100), "test": (3_333, 100)},
+    # counted in the official setid.mat and imagelabels.mat
+    "flowers102": {"train": (1_020, 102), "val": (1_020, 102), "test": (6_149, 102)},
+    # as in torchvision's StanfordCars
+    "cars": {"train": (8_144, 196), "test": (8_041, 196)},
     # second hand; the sum is that of the dataset's page, 17,119
     "ltcc": {"train": (9_576, 77), "query": (493, 75), "test": (7_050, 75)},
 }
