@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_scripts import market1501
+from data_scripts import aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776
 
-DATASETS = {"market1501": market1501}
+DATASETS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("dataset", choices=DATASETS)
         command.add_argument("--root", type=Path, required=True, help="folder that holds, or will hold, the dataset")
     commands.choices["miniature"].add_argument("--seed", type=int, default=0, help="of the drawn images")
+    commands.choices["verify"].add_argument("--protocol", help="as in the dataset's load function")
     options = vars(parser.parse_args(arguments))
     run = getattr(DATASETS[options.pop("dataset")], options.pop("command"))
     try:

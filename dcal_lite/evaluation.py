@@ -55,11 +55,14 @@ def evaluate(
 
 
 def rank_split(model: nn.Module, dataset: Dataset, **options) -> RankMetrics:
-    """Rank the gallery for every query by Euclidean distance of embeddings; options as in `evaluate`."""
+    """Rank the gallery for every query by Euclidean distance of embeddings; options as in `evaluate`.
+
+    Clothes and tracks count where the records tell them, which is what the readers' protocols decide.
+    """
     query, gallery = dataset["query"], dataset["gallery"]
     features = [embeddings(model, split, **options) for split in (query, gallery)]
     columns = [torch.from_numpy(x) for x in (query.labels, gallery.labels, query.cameras, gallery.cameras)]
-    return rank_metrics(*features, *columns)
+    return rank_metrics(*features, *columns, clothes=(query.clothes, gallery.clothes), tracks=gallery.tracks)
 
 
 def summarise(ranks: RankMetrics) -> dict[str, float]:

@@ -7,7 +7,9 @@ index in the gallery.
 
 The rules are those of Market-1501 (Zheng et al., ICCV 2015): a gallery item of the query's identity *and* camera is
 left out of that query's ranking; an item of identity -1 (junk) is left out of every ranking; an item whose identity
-no query has (a distractor, identity 0) stays; scores are means over the queries that have a true match.
+no query has (a distractor, identity 0) stays; scores are means over the queries that have a true match. Two protocols
+ask for more. Cloth-changing (LTCC): an item of the query's identity in the same clothes is left out as well.
+Image-to-track (VeRi-776): gallery images of one track are one item, as near as the nearest of them.
 """
 
 from collections.abc import Callable
@@ -27,6 +29,7 @@ _WORDS = 255  # words of eight flags that are added up at a time: no byte of the
 _MATCHES = 64  # true matches of one query that are ranked at a time
 
 Labels = Int[np.ndarray, "_"] | Int[Tensor, "_"]
+Rows = Callable[[int, int], np.ndarray]  # distances of some queries (first, stop) to all gallery items
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +86,8 @@ def rank_metrics(
     *,
     distance: str = "euclidean",
     max_rank: int = 50,
+    clothes: tuple[Labels, Labels] | None = None,
+    tracks: Labels | None = None,
 ) -> RankMetrics:
     """Score the ranking of the gallery by distance to each query.
 
@@ -92,6 +97,9 @@ def rank_metrics(
         query_cams, gallery_cams: cameras.
         distance: of the features as given ("euclidean"), or of their directions ("cosine").
         max_rank: length of the CMC curve; no longer than the gallery.
+        clothes: outfits in the queries and in the gallery, -1: not known. Within one identity equal numbers mean the
+            same outfit, and an item in the query's outfit is left out.
+        tracks: track of each gallery image, -1: an item by itself. Images of a track share identity and camera.
 
     Raises:
         ValueError: features or labels do not fit together or are not finite, or no query has a true match.
@@ -117,8 +125,8 @@ def rank_metrics(
             block[:, tile] = torch.addmm(offset[tile], query[start:stop], gallery[tile].T, alpha=-2)
         return block.numpy(force=True)
 
-    labels = _labels((len(query), len(gallery)), query_ids, gallery_ids, query_cams, gallery_cams)
-    return _score(rows, *labels, max_rank=max_rank)
+    labels = _labels((len(query), len(gallery)), query_ids, gallery_ids, query_cams, gallery_cams, *(clothes or ()))
+    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
 
 
 def rank_metrics_from_distances(
@@ -129,6 +137,8 @@ def rank_metrics_from_distances(
     gallery_cams: Labels,
     *,
     max_rank: int = 50,
+    clothes: tuple[Labels, Labels] | None = None,
+    tracks: Labels | None = None,
 ) -> RankMetrics:
     """Score the ranking of the gallery by given distances (of a re-ranking, say); all else as in `rank_metrics`."""
 
@@ -136,8 +146,8 @@ def rank_metrics_from_distances(
         block = distances[start:stop]
         return (block if block.dtype == torch.float64 else block.float()).numpy(force=True)
 
-    labels = _labels(tuple(distances.shape), query_ids, gallery_ids, query_cams, gallery_cams)
-    return _score(rows, *labels, max_rank=max_rank)
+    labels = _labels(tuple(distances.shape), query_ids, gallery_ids, query_cams, gallery_cams, *(clothes or ()))
+    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
 
 
 def _features(features: Tensor, distance: str, name: str) -> Tensor:
@@ -150,29 +160,54 @@ def _features(features: Tensor, distance: str, name: str) -> Tensor:
 
 
 def _labels(shape: tuple[int, int], *labels: Labels) -> list[np.ndarray]:
-    """Query and gallery identities, then cameras, as arrays of the expected lengths."""
+    """Identities, cameras and perhaps clothes, of the queries and of the gallery, as arrays of the expected lengths."""
     arrays = [np.asarray(x.cpu() if isinstance(x, Tensor) else x) for x in labels]
-    names = ("query_ids", "gallery_ids", "query_cams", "gallery_cams")
-    for array, name, length in zip(arrays, names, shape * 2, strict=True):
+    names = (
+        "query_ids",
+        "gallery_ids",
+        "query_cams",
+        "gallery_cams",
+        "clothes of the queries",
+        "clothes of the gallery",
+    )
+    for array, name, length in zip(arrays, names, shape * 3, strict=False):
         if array.shape != (length,):
             raise ValueError(f"{name} must have one entry for each of {length} images, got shape {array.shape}")
     return arrays
 
 
-def _score(
-    rows: Callable[[int, int], np.ndarray],
-    query_ids: np.ndarray,
-    gallery_ids: np.ndarray,
-    query_cams: np.ndarray,
-    gallery_cams: np.ndarray,
-    *,
-    max_rank: int,
-) -> RankMetrics:
+def _by_track(rows: Rows, labels: list[np.ndarray], tracks: Labels | None) -> tuple[Rows, list[np.ndarray]]:
+    """Distances and labels of tracks instead of gallery images; tracks are in the order of their first images."""
+    if tracks is None:
+        return rows, labels
+    tracks = np.asarray(tracks.cpu() if isinstance(tracks, Tensor) else tracks)
+    size = len(labels[1])
+    if tracks.shape != (size,):
+        raise ValueError(f"tracks must have one entry for each of {size} images, got shape {tracks.shape}")
+    alone = tracks.max(initial=0) + 1 + np.arange(size)
+    _, first, track = np.unique(np.where(tracks < 0, alone, tracks), return_index=True, return_inverse=True)
+    first = first[track]  # a track is known by its first image ...
+    order = np.argsort(first, kind="stable")  # ... and its images stand together
+    start = np.flatnonzero(np.diff(first[order], prepend=-1))
+    if any((array != array[first]).any() for array in labels[1::2]):
+        raise ValueError("the images of a track must share identity, camera and clothes: check the list of tracks")
+
+    def nearest(first_query: int, stop: int) -> np.ndarray:
+        return np.minimum.reduceat(rows(first_query, stop)[:, order], start, axis=1)
+
+    return nearest, [array[order][start] if i % 2 else array for i, array in enumerate(labels)]
+
+
+def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int) -> RankMetrics:
     """Collect the ranks of all true matches; `rows(start, stop)` gives the distances of these queries."""
+    query_ids, gallery_ids, query_cams, gallery_cams, *clothes = labels
     size, junk = len(gallery_ids), np.flatnonzero(gallery_ids == -1)
     query, item = _same_identity(query_ids, gallery_ids)
-    same_camera = query_cams[query] == gallery_cams[item]
-    matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same_camera, same_camera))
+    same = query_cams[query] == gallery_cams[item]
+    if clothes:
+        worn = clothes[0][query]
+        same |= (worn == clothes[1][item]) & (worn >= 0)
+    matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same, same))
     width = 8 * _WORDS * -(-size // (8 * _WORDS))
     ranks = []
     for i in range(len(query_ids)):

@@ -1,9 +1,11 @@
 """Unpacking: once, whole or not at all, and nothing outside of the target."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -36,6 +38,22 @@ def write(path, files):
     return path
 
 
+def write_tar(path, files, prefix=""):
+    """Write a tar file, compressed as its name says; a name may be a TarInfo."""
+    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w") as file:
+        for name, content in files.items():
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(prefix + name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def tar_entry(name, kind=tarfile.REGTYPE):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
 def entry(name, kind=0):
     info = ZipInfo(name)
     info.external_attr = (kind | 0o644) << 16
@@ -57,7 +75,7 @@ def tree_of_root(tmp_path):
 
 
 def test_unpacks_the_top_folder_only(archive, target):
-    assert unpack(archive, target, folders=["a", "b"]) == target
+    assert unpack(archive, target, holds=["a", "b"]) == target
     assert tree(target.parent) == FILES
     assert list(target.parent.iterdir()) == [target]
 
@@ -73,6 +91,18 @@ def test_a_second_run_does_nothing(archive, target):
 def test_folder_entries_are_fine(tmp_path, target):
     unpack(write(tmp_path / "x.zip", {entry("top/", 0o040000): b"", entry("top/a/", 0o040000): b""} | FILES), target)
     assert tree(target.parent) == FILES
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_a_tar_file_is_unpacked_like_a_zip(tmp_path, target, suffix, prefix):
+    files = {tar_entry(prefix or "top", tarfile.DIRTYPE): b"", tar_entry(f"{prefix}top/a", tarfile.DIRTYPE): b""}
+    litter = {f"{prefix}._top": b"litter", f"{prefix}attributes.txt": b"litter"}
+    archive = write_tar(tmp_path / f"x.{suffix}", files | {prefix + name: FILES[name] for name in FILES} | litter)
+    assert unpack(archive, target, holds=["a", "b"]) == target
+    assert tree(target.parent) == FILES
+    with pytest.raises(ValueError, match="holds no other/a"):
+        unpack(archive, target.with_name("other"), holds=["a"])
 
 
 KILLED = """
@@ -167,6 +197,51 @@ def test_a_hostile_entry_is_refused_before_anything_is_written(tmp_path, target,
     assert nothing_but(tmp_path, "x.zip")
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        tar_entry("../evil"),
+        tar_entry("./../evil"),
+        tar_entry("/tmp/evil"),
+        tar_entry(".//tmp/evil"),
+        tar_entry("top/../../evil"),
+        tar_entry("top/link", tarfile.SYMTYPE),
+        tar_entry("top/hard", tarfile.LNKTYPE),
+        tar_entry("top/device", tarfile.CHRTYPE),
+        tar_entry("top/pipe", tarfile.FIFOTYPE),
+        tar_entry("elsewhere/link", tarfile.SYMTYPE),
+    ],
+    ids=lambda info: info.name,
+)
+def test_a_hostile_entry_of_a_tar_file_is_refused(tmp_path, target, bad):
+    archive = write_tar(tmp_path / "x.tar.gz", FILES | {bad: b""})
+    with pytest.raises(ValueError, match="do not use this archive") as error:
+        unpack(archive, target)
+    assert bad.name.removeprefix("./") in str(error.value)
+    assert nothing_but(tmp_path, "x.tar.gz")
+
+
+def test_one_name_twice_in_a_tar_file_is_refused(tmp_path, target):
+    archive = write_tar(tmp_path / "x.tar", FILES | {tar_entry("./top/readme"): b"other"})
+    with pytest.raises(ValueError, match="two files of one name"):
+        unpack(archive, target)
+    archive = write_tar(tmp_path / "x.tar", FILES | {"top/readme/file": b"other"})
+    with pytest.raises(ValueError, match="a file and a folder of one name"):
+        unpack(archive, target)
+    assert nothing_but(tmp_path, "x.tar")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("keep", [0.3, 0.8])
+def test_a_truncated_tar_file_is_named_in_one_line_and_leaves_nothing(tmp_path, target, rng, suffix, keep):
+    archive = write_tar(tmp_path / f"x.{suffix}", {f"top/{i}": rng.bytes(20_000) for i in range(4)})
+    archive.write_bytes(archive.read_bytes()[: int(keep * archive.stat().st_size)])
+    with pytest.raises(ValueError, match=f"x.{suffix} is truncated or corrupt .*download it again") as error:
+        unpack(archive, target)
+    assert "\n" not in str(error.value)
+    assert nothing_but(tmp_path, f"x.{suffix}")
+
+
 def test_an_encrypted_entry_is_refused(tmp_path, target):
     archive = write(tmp_path / "x.zip", FILES)
     content = bytearray(archive.read_bytes())
@@ -190,11 +265,17 @@ def test_one_name_twice_is_refused(tmp_path, target):
     assert nothing_but(tmp_path, "x.zip")
 
 
-@pytest.mark.parametrize("limit", ["_MAX_FILES", "_MAX_BYTES"])
-def test_limits(archive, target, monkeypatch, limit):
+@pytest.mark.parametrize(
+    ("limit", "reached"), [("_MAX_FILES", "5 files and 3,014"), ("_MAX_BYTES", "2 files and 3,003")]
+)
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_limits(archive, tmp_path, target, monkeypatch, limit, reached, kind):
+    if kind == "tar.gz":
+        archive = write_tar(tmp_path / "x.tar.gz", FILES | {"attributes.txt": b"litter"})
     monkeypatch.setattr(archives, limit, 4)
-    with pytest.raises(ValueError, match="would unpack to 5 files and 3,014 bytes, more than"):
+    with pytest.raises(ValueError, match=f"would unpack to {reached} bytes or more, beyond"):
         unpack(archive, target)
+    assert not target.parent.exists()
 
 
 def test_a_file_cannot_be_larger_than_it_says(tmp_path, target):
@@ -220,8 +301,8 @@ def damaged(content, how):
     [
         ("truncated", "is truncated or corrupt"),
         ("flipped", "is truncated or corrupt"),
-        ("empty", "is not a zip archive"),
-        ("text", "is not a zip archive"),
+        ("empty", "is not a zip or tar archive"),
+        ("text", "is not a zip or tar archive"),
     ],
 )
 def test_a_damaged_archive_is_named_in_one_line_and_leaves_nothing(tmp_path, target, how, message):
@@ -237,10 +318,14 @@ def test_a_damaged_archive_is_named_in_one_line_and_leaves_nothing(tmp_path, tar
 
 
 def test_the_wrong_archive(archive, target):
-    with pytest.raises(ValueError, match="holds no top/query: this is not the archive of top"):
-        unpack(archive, target, folders=["a", "query"])
+    with pytest.raises(ValueError, match="holds no top/query but __MACOSX, top: this is not the archive of top"):
+        unpack(archive, target, holds=["a", "query"])
     with pytest.raises(ValueError, match="holds no other/a"):
-        unpack(archive, target.with_name("other"), folders=["a"])
+        unpack(archive, target.with_name("other"), holds=["a"])
+    with pytest.raises(ValueError, match=r"holds no top/a/3\.txt"):
+        unpack(archive, target, holds=["a", "a/1.txt", "readme", "a/3.txt"])
+    with pytest.raises(ValueError, match="holds no other but __MACOSX, top: this is not the archive of other"):
+        unpack(archive, target.with_name("other"))
     with pytest.raises(ValueError, match="there is no archive"):
         unpack(archive.with_name("none.zip"), target)
     with pytest.raises(ValueError, match="is not a folder"):

@@ -10,7 +10,7 @@ import pytest
 
 from data_scripts.__main__ import main
 from data_scripts.market1501 import _files
-from dcal_lite.data import load_dataset, market1501
+from dcal_lite.data import load_dataset, market1501, official
 
 SCRIPT = ("market1501", "--root")
 
@@ -46,7 +46,7 @@ def test_the_miniature_is_read_as_the_real_one(archive, tmp_path):
 
 
 def test_names_are_parsed(root):
-    folder = root / market1501.FOLDER / "query"
+    folder = root / market1501.LAYOUT.folder / "query"
     source = next(folder.iterdir())
     for name in ("1488_c6s3_023021_00.jpg.jpg", "0999_c2s1_000451_03.jpg", "Thumbs.db"):  # all as in the real archive
         shutil.copy(source, folder / name)
@@ -60,8 +60,8 @@ def test_names_are_parsed(root):
 
 def test_root_may_be_the_folder_itself_or_come_from_the_environment(root, monkeypatch):
     expected = load_dataset("market1501", root, check_counts=False)["train"].records
-    assert load_dataset("market1501", root / market1501.FOLDER, check_counts=False)["train"].records == expected
-    (root / market1501.FOLDER).rename(root / "renamed")
+    assert load_dataset("market1501", root / market1501.LAYOUT.folder, check_counts=False)["train"].records == expected
+    (root / market1501.LAYOUT.folder).rename(root / "renamed")
     assert load_dataset("market1501", root / "renamed", check_counts=False)["train"].records == expected
     monkeypatch.setenv("DCAL_DATA", str(root / "renamed"))
     assert load_dataset("market1501", check_counts=False)["train"].records == expected
@@ -73,7 +73,7 @@ def test_root_may_be_the_folder_itself_or_come_from_the_environment(root, monkey
 def test_counts_are_checked(root, monkeypatch):
     with pytest.raises(ValueError, match=r"bounding_box_train of Market-1501 has 12,936 images and 751 labels, but 48"):
         load_dataset("market1501", root)
-    monkeypatch.setitem(market1501._MIX_UPS, 48, "this is the miniature")
+    monkeypatch.setitem(official.MIX_UPS["market1501"], 48, "this is the miniature")
     with pytest.raises(ValueError, match="this is the miniature"):
         load_dataset("market1501", root)
 
@@ -81,20 +81,20 @@ def test_counts_are_checked(root, monkeypatch):
 def test_a_missing_folder_is_named(root):
     with pytest.raises(ValueError, match=r"there is no folder .*Market-1501-v15.09.15/bounding_box_train"):
         load_dataset("market1501", root / "nowhere")
-    shutil.rmtree(root / market1501.FOLDER / "query")
+    shutil.rmtree(root / market1501.LAYOUT.folder / "query")
     with pytest.raises(ValueError, match=r"there is no folder .*query: pass root="):
         load_dataset("market1501", root, check_counts=False)
 
 
 def test_another_datasets_names_are_refused(root):
-    (root / market1501.FOLDER / "query" / "0005_c2_f0046985.jpg").touch()
-    with pytest.raises(ValueError, match=r"query/0005_c2_f0046985.jpg is not a name like"):
+    (root / market1501.LAYOUT.folder / "query" / "0005_c2_f0046985.jpg").touch()
+    with pytest.raises(ValueError, match=r"query/0005_c2_f0046985.jpg' is not a name like"):
         load_dataset("market1501", root, check_counts=False)
 
 
 def test_a_broken_image_is_named(root):
     name = "0004_c1s1_000000_00.jpg"
-    (root / market1501.FOLDER / "query" / name).mkdir()
+    (root / market1501.LAYOUT.folder / "query" / name).mkdir()
     with pytest.raises(ValueError, match=f"{name} .it is a directory"):
         load_dataset("market1501", root, check_counts=False)["query"].images((8, 8))
 
@@ -109,7 +109,7 @@ def test_the_wrong_archive(tmp_path):
 
 def test_the_miniature_is_a_function_of_its_seed(archive):
     with ZipFile(archive) as file:
-        first = [file.read(f"{market1501.FOLDER}/{name}") for name, _ in islice(_files(0), 4)]
+        first = [file.read(f"{market1501.LAYOUT.folder}/{name}") for name, _ in islice(_files(0), 4)]
         assert {entry.date_time for entry in file.infolist()} == {(2015, 9, 15, 0, 0, 0)}
     assert first == [content for _, content in islice(_files(0), 4)]
     assert first[1:] != [content for _, content in islice(_files(1), 4)][1:]
@@ -125,12 +125,13 @@ def test_scripts_report_wrong_input_in_one_line(root, archive, capsys):
 
 
 def test_verify_prints_the_splits(root, capsys, monkeypatch):
-    monkeypatch.setattr(market1501, "COUNTS", {"train": (48, 3), "query": (8, 2), "gallery": (32, 4)})
+    counts = {"bounding_box_train": (48, 3), "query": (8, 2), "bounding_box_test": (32, 4)}
+    monkeypatch.setitem(official.COUNTS, "market1501", counts)
     assert main(["verify", *SCRIPT, str(root)]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["train", "48", "images", "3", "labels"],
-        ["query", "8", "images", "2", "labels"],
-        ["gallery", "28", "images", "3", "labels"],
+        ["train", "48", "images", "3", "labels", "4", "cameras"],
+        ["query", "8", "images", "2", "labels", "4", "cameras"],
+        ["gallery", "28", "images", "3", "labels", "4", "cameras"],
     ]
 
 

@@ -22,10 +22,10 @@ class Colour(nn.Module):
         return Output({"sa": feature}, {"sa": feature})
 
 
-def solid(colours, labels, cameras):
+def solid(colours, labels, cameras, *others):
     table = {str(i): np.broadcast_to(np.uint8(c), (4, 4, 3)) for i, c in enumerate(colours)}
     names = map(str, range(len(labels)))
-    records = tuple(Record(*record) for record in zip(names, labels, cameras, strict=True))
+    records = tuple(Record(*record) for record in zip(names, labels, cameras, *others, strict=True))
     return Split(records, lambda record: table[record.source])
 
 
@@ -47,6 +47,20 @@ def test_reid_by_hand():
     # reddish ones (each with some green in it), then blue, its only match, at rank 4: AP 1/4.
     assert scores["rank1"] == 0.5 and scores["rank5"] == 1.0
     assert scores["mAP"] == pytest.approx((1 + 1 / 4) / 2) and scores["mINP"] == pytest.approx((1 + 1 / 4) / 2)
+
+
+def test_cloth_changing_and_tracks_by_hand():
+    query = solid([RED, GREEN], [1, 2], [1, 1], [7, 7])
+    gallery = solid([(250, 0, 0), (200, 20, 20), BLUE, GREEN], [1, 1, 2, 3], [2, 2, 2, 2], [7, 8, -1, 7])
+    dataset = Dataset("x", "reid", {"query": query, "gallery": gallery})
+    scores = dl.evaluate(Colour(), dataset)
+    # Query 1: the nearest is left out (its clothes), the other comes first: AP 1. Query 2: green is somebody else, the
+    # reddish ones follow, then blue at 4: AP 1/4.
+    assert scores["mAP"] == pytest.approx((1 + 1 / 4) / 2)
+    tracks = solid([BLUE, (200, 20, 20), RED, GREEN], [1, 2, 1, 3], [2, 2, 2, 2], [-1] * 4, [4, -1, 4, 5])
+    scores = dl.evaluate(Colour(), Dataset("x", "reid", {"query": query, "gallery": tracks}))
+    # Query 1: its track is as near as the red image: AP 1. Query 2: green, then the reddish match: AP 1/2.
+    assert scores["mAP"] == pytest.approx((1 + 1 / 2) / 2) and scores["rank1"] == 0.5
 
 
 def test_scores_do_not_depend_on_the_batch_and_the_mode_returns():

@@ -55,6 +55,98 @@ def test_three_queries_five_items_by_hand():
     assert result.mINP == (1 / 2 + 2 / 4) / 2
 
 
+def test_the_cloth_changing_rule_by_hand():
+    # gallery            a  b  c  d  e  f
+    gallery_ids = np.array([1, 1, 1, 2, 1, 2])
+    gallery_cams = np.array([0, 1, 1, 1, 1, 0])
+    gallery_clothes = np.array([1, 0, 1, 0, -1, 1])
+    distances = torch.tensor([
+        [0.1, 0.2, 0.5, 0.3, 0.6, 0.4],  # 1, camera 0, outfit 0: a (camera), b (outfit) left out: d f c e, hits at 3, 4
+        [0.6, 0.5, 0.4, 0.3, 0.2, 0.1],  # 1, camera 2, not known: f e d c b a, hits at 2, 4, 5, 6
+        [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],  # 2, camera 0, outfit 0: f (camera), d (outfit) left out: no valid query
+    ])  # fmt: skip
+    labels = np.array([1, 1, 2]), gallery_ids, np.array([0, 2, 0]), gallery_cams
+    clothes = np.array([0, -1, 0]), gallery_clothes
+    result = rank_metrics_from_distances(distances, *labels, clothes=clothes)
+    assert result.valid_queries == 2
+    expected = [(1 / 3 + 2 / 4) / 2, (1 / 2 + 2 / 4 + 3 / 5 + 4 / 6) / 4]
+    np.testing.assert_allclose(result.average_precision, expected, rtol=1e-15)
+    np.testing.assert_array_equal(result.cmc, [0, 1 / 2, 1, 1, 1, 1])
+    general = rank_metrics_from_distances(distances, *labels)
+    assert (
+        general.valid_queries == 3 and general.average_precision[0] == (1 / 1 + 2 / 4 + 3 / 5) / 3
+    )  # b c e of b d f c e
+
+
+def test_tracks_by_hand():
+    # gallery              a  b  c  d  e  f
+    tracks = np.array([5, 9, 5, -1, 9, 2])
+    gallery_ids = np.array([1, 2, 1, 1, 2, 1])
+    gallery_cams = np.array([0, 1, 0, 1, 1, 2])
+    distances = torch.tensor([
+        [0.9, 0.2, 0.1, 0.3, 0.8, 0.4],  # 1, camera 1: track (a c) 0.1, (b e) 0.2, d is left out, f 0.4: hits at 1, 3
+        [0.7, 0.9, 0.5, 0.6, 0.3, 0.3],  # 2, camera 0: (b e) 0.3, f 0.3 comes after it: a hit at 1
+    ])  # fmt: skip
+    result = rank_metrics_from_distances(
+        distances, np.array([1, 2]), gallery_ids, np.array([1, 0]), gallery_cams, tracks=tracks
+    )
+    np.testing.assert_allclose(result.average_precision, [(1 + 2 / 3) / 2, 1], rtol=1e-15)
+    np.testing.assert_array_equal(result.cmc, [1, 1, 1, 1])  # there are four tracks
+
+
+def nearest_of_tracks(distances, tracks, columns):
+    """Distances and labels of tracks, by loops; a track stands where its first image stood."""
+    seen = []
+    for i, track in enumerate(tracks):
+        if track < 0 or track not in tracks[:i]:
+            seen.append([j for j in range(len(tracks)) if j == i or (track >= 0 and tracks[j] == track)])
+    nearest = np.array([[min(row[j] for j in items) for items in seen] for row in distances])
+    return nearest, [np.array([column[items[0]] for items in seen]) for column in columns]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 14))
+def test_clothes_and_tracks_equal_the_sorted_list(seed, queries, gallery):
+    rng = np.random.default_rng(seed)
+    query_ids, gallery_ids, query_cams, gallery_cams = world(rng, queries, gallery, identities=3)
+    tracks = rng.integers(-1, 8, gallery)
+    known = {track: i for i, track in reversed(list(enumerate(tracks)))}
+    first = np.array([i if track < 0 else known[track] for i, track in enumerate(tracks)], dtype=int)
+    gallery_ids, gallery_cams = gallery_ids[first], gallery_cams[first]
+    clothes = rng.integers(-1, 3, queries), rng.integers(-1, 3, gallery)[first]
+    distances = rng.integers(0, 9, (queries, gallery)).astype(np.float64)
+    nearest, (ids, cams, worn) = nearest_of_tracks(distances, tracks, (gallery_ids, gallery_cams, clothes[1]))
+    # For the oracle, an item left out for its clothes becomes one of the query's camera, query by query.
+    results = []
+    for q in range(queries):
+        same = (worn == clothes[0][q]) & (worn >= 0)
+        oracle = ranking_scores(nearest[[q]], query_ids[[q]], ids, query_cams[[q]], np.where(same, query_cams[q], cams))
+        results += oracle["ap"].tolist()
+    arguments = torch.from_numpy(distances), query_ids, gallery_ids, query_cams, gallery_cams
+    if results:
+        result = rank_metrics_from_distances(*arguments, clothes=clothes, tracks=tracks)
+        np.testing.assert_allclose(result.average_precision, results, rtol=1e-14)
+    else:
+        with pytest.raises(ValueError, match="no query has a true match"):
+            rank_metrics_from_distances(*arguments, clothes=clothes, tracks=tracks)
+
+
+def test_tracks_and_clothes_must_fit(rng):
+    labels = world(rng)
+    distances = torch.from_numpy(rng.random((23, 61)))
+    everywhere = np.full(61, 3)
+    with pytest.raises(ValueError, match="images of a track must share identity, camera and clothes"):
+        rank_metrics_from_distances(distances, *labels, tracks=everywhere)
+    with pytest.raises(ValueError, match="tracks must have one entry for each of 61 images"):
+        rank_metrics_from_distances(distances, *labels, tracks=everywhere[1:])
+    with pytest.raises(ValueError, match="clothes of the gallery must have one entry for each of 61 images"):
+        rank_metrics_from_distances(distances, *labels, clothes=(labels[0], everywhere[1:]))
+    alone = rank_metrics_from_distances(
+        distances, *labels, tracks=np.full(61, -1), clothes=(labels[0] * 0 - 1, everywhere)
+    )
+    assert same(alone, rank_metrics_from_distances(distances, *labels))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_equals_the_sorted_list(rng, dtype):
     labels = world(rng)

@@ -9,7 +9,9 @@ from dcal_lite.errors import check_choice
 
 __all__ = ["Dataset", "Record", "Split", "list_datasets", "load_dataset"]
 
-_DATASETS = ("market1501", "plumage", "promenade")  # each a module here, with a function `load`
+_TOYS = ("plumage", "promenade")
+_REAL = ("aircraft", "cars", "cub", "cuhk03", "dukemtmcreid", "flowers102", "ltcc", "market1501", "msmt17", "veri776")
+_DATASETS = tuple(sorted(_TOYS + _REAL))  # each a module here, with a function `load`
 
 
 def list_datasets() -> list[str]:

@@ -1,22 +1,39 @@
 """Finding the data's root, and unpacking archives: safely, once, whole or not at all."""
 
 import fcntl
+import lzma
 import os
 import shutil
 import stat
 import struct
+import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from gzip import BadGzipFile
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile, ZipInfo
+from typing import IO, NamedTuple
+from zipfile import BadZipFile, ZipFile
 
 from tqdm.auto import tqdm
 
 _MAX_FILES = 1_000_000
 _MAX_BYTES = 64 * 2**30
-_CORRUPT = (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, UnicodeDecodeError)
+_CORRUPT = (BadZipFile, tarfile.TarError, BadGzipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
+            NotImplementedError, UnicodeDecodeError)  # fmt: skip
 _CLASH = (FileExistsError, IsADirectoryError, NotADirectoryError)
+_ZIP, _PACKED = b"PK\3\4", (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how zip files, and compressed tar files, begin
+
+
+class _Entry(NamedTuple):
+    """What an archive holds under one path."""
+
+    path: str
+    size: int
+    folder: bool
+    plain: bool  # a file or folder, neither encrypted nor a link nor a device
+    open: Callable[[], IO[bytes]]
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -24,16 +41,16 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("DCAL_DATA") or "data").expanduser()
 
 
-def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = (), progress: bool = True) -> Path:
-    """Unpack the top folder of a zip archive that is named like `target`; do nothing if `target` is there.
+def unpack(archive: str | Path, target: str | Path, *, holds: Iterable[str] = (), progress: bool = True) -> Path:
+    """Unpack the top folder of a zip or tar archive that is named like `target`; do nothing if `target` is there.
 
     Files are written to a hidden folder beside `target`, which is renamed at the end. A run that was killed leaves
     that hidden folder, and the next run removes it. A second process waits for the first.
 
     Args:
-        archive: the zip file; only read.
+        archive: the zip or tar file (plain, gz, bz2 or xz); only read.
         target: the folder to make, named like the archive's top folder.
-        folders: folders that must be in the top folder, or it is the wrong archive.
+        holds: folders and files that must be in the top folder, or it is the wrong archive.
         progress: show a progress bar.
 
     Returns:
@@ -47,67 +64,95 @@ def unpack(archive: str | Path, target: str | Path, *, folders: Iterable[str] = 
         return target
     if target.parent.exists() and not target.parent.is_dir():
         raise ValueError(f"{target.parent} is not a folder: pass root=, a folder to unpack {archive.name} into")
-    with _opened(archive) as file:
-        members = _members(file, target.name)
-        _check_folders(archive, members, target.name, folders)
+    with _opened(archive) as entries:
+        members, tops = _members(archive, entries, target.name)
+        _check_holds(archive, members, target.name, holds, tops)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.parent):
             if not target.is_dir():
-                _extract(file, members, target, progress)
+                _extract(archive, members, target, progress)
     return target
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[ZipFile]:
-    """The open archive; what is wrong with it becomes a ValueError."""
+def _opened(archive: Path) -> Iterator[Iterator[_Entry]]:
+    """The entries of the open archive; what is wrong with it becomes a ValueError."""
     if not archive.is_file():
         raise ValueError(f"there is no archive {archive}: check the path, or download it first")
+    with archive.open("rb") as file:
+        start = file.read(6)
     try:
-        with ZipFile(archive) as file:
-            yield file
+        if start.startswith(_ZIP):
+            with ZipFile(archive) as zipped:
+                yield _zip_entries(zipped)
+        else:
+            with tarfile.open(archive) as tar:
+                yield _tar_entries(tar)
     except _CORRUPT as error:
-        with archive.open("rb") as start:
-            zipped = start.read(4) == b"PK\3\4"
-        what = f"is truncated or corrupt ({error})" if zipped else "is not a zip archive"
+        begun = start.startswith((_ZIP, *_PACKED)) or tarfile.is_tarfile(archive)
+        reason = str(error).partition("\n")[0]
+        what = f"is truncated or corrupt ({reason})" if begun else "is not a zip or tar archive"
         raise ValueError(f"{archive} {what}: download it again") from error
 
 
-def _members(file: ZipFile, top: str) -> dict[str, ZipInfo]:
-    """The archive's files below the folder `top`, by their path below it, after every entry was found harmless."""
-    entries = file.infolist()
-    size = sum(entry.file_size for entry in entries)
-    if len(entries) > _MAX_FILES or size > _MAX_BYTES:
-        raise ValueError(
-            f"{file.filename} would unpack to {len(entries):,} files and {size:,} bytes, more than the "
-            f"{_MAX_FILES:,} files or {_MAX_BYTES:,} bytes allowed: is it the right archive?"
-        )
+def _zip_entries(file: ZipFile) -> Iterator[_Entry]:
+    for info in file.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not info.flag_bits & 1  # the flag of encryption
+        yield _Entry(info.filename, info.file_size, info.is_dir(), plain, partial(file.open, info))
+
+
+def _tar_entries(file: tarfile.TarFile) -> Iterator[_Entry]:
+    for info in file:
+        path = info.name.removeprefix("./")  # `tar c .` writes it
+        plain = info.isdir() or (info.isreg() and not info.issparse())
+        if path != ".":
+            yield _Entry(path, info.size, info.isdir(), plain, partial(file.extractfile, info))
+
+
+def _members(archive: Path, entries: Iterable[_Entry], top: str) -> tuple[dict[str, _Entry], set[str]]:
+    """The archive's files below the folder `top`, by their path below it, and the names of all top folders.
+
+    Every entry was found harmless.
+    """
+    members: dict[str, _Entry] = {}
+    tops: set[str] = set()
+    count = size = 0
     for entry in entries:
-        _check_harmless(file, entry)
-    below = [entry for entry in entries if entry.filename.startswith(f"{top}/") and not entry.is_dir()]
-    members = {entry.filename.removeprefix(f"{top}/"): entry for entry in below}
-    if len(members) < len(below):
-        raise ValueError(f"{file.filename} holds two files of one name: do not use this archive")
-    return members
+        count, size = count + 1, size + entry.size
+        if count > _MAX_FILES or size > _MAX_BYTES:
+            raise ValueError(
+                f"{archive} would unpack to {count:,} files and {size:,} bytes or more, beyond the {_MAX_FILES:,} "
+                f"files and {_MAX_BYTES:,} bytes allowed: is it the right archive?"
+            )
+        _check_harmless(archive, entry)
+        if "/" in entry.path:
+            tops.add(entry.path.partition("/")[0])
+        path = entry.path.removeprefix(f"{top}/")
+        if path == entry.path or entry.folder:
+            continue
+        if path in members:
+            raise ValueError(f"{archive} holds two files of one name: do not use this archive")
+        members[path] = entry
+    return members, tops
 
 
-def _check_harmless(file: ZipFile, entry: ZipInfo) -> None:
+def _check_harmless(archive: Path, entry: _Entry) -> None:
     """An entry is a plain file or folder, and its path is relative, spelt plainly and never leads upwards."""
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    encrypted = entry.flag_bits & 1
-    plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not encrypted
-    parts = entry.filename.removesuffix("/").split("/")
-    if not plain or {"", ".", ".."} & set(parts) or "\\" in entry.filename or ":" in entry.filename:
+    parts = entry.path.removesuffix("/").split("/")
+    if not entry.plain or {"", ".", ".."} & set(parts) or "\\" in entry.path or ":" in entry.path:
         raise ValueError(
-            f"{file.filename} holds {entry.filename!r}, which is a link, a device, encrypted or outside "
+            f"{archive} holds {entry.path!r}, which is a link, a device, encrypted or outside "
             "of its folder: do not use this archive"
         )
 
 
-def _check_folders(archive: Path, members: Iterable[str], top: str, folders: Iterable[str]) -> None:
-    there = {path.partition("/")[0] for path in members if "/" in path}
-    missing = [f"{top}/{folder}" for folder in folders if folder not in there]
+def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterable[str], tops: set[str]) -> None:
+    there = {"/".join(parts[:n]) for path in members for parts in [path.split("/")] for n in range(1, len(parts) + 1)}
+    missing = [f"{top}/{name}" for name in holds if name not in there] + ([] if there else [top])
     if missing:
-        raise ValueError(f"{archive} holds no {missing[0]}: this is not the archive of {top}")
+        what = f" but {', '.join(sorted(tops)[:3])}" if tops - {top} else ""
+        raise ValueError(f"{archive} holds no {missing[0]}{what}: this is not the archive of {top}")
 
 
 @contextmanager
@@ -121,19 +166,19 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _extract(file: ZipFile, members: dict[str, ZipInfo], target: Path, progress: bool) -> None:
+def _extract(archive: Path, members: dict[str, _Entry], target: Path, progress: bool) -> None:
     """Write all members beside `target`, flush them to the disk, and rename."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
     try:
         for path, entry in tqdm(members.items(), desc=f"unpack {target.name}", unit="file", disable=not progress):
             (part / path).parent.mkdir(parents=True, exist_ok=True)
-            with file.open(entry) as source, (part / path).open("xb") as sink:
+            with entry.open() as source, (part / path).open("xb") as sink:
                 shutil.copyfileobj(source, sink)
         os.sync()  # one flush of everything instead of one for each of many small files
         part.rename(target)
         os.sync()
     except _CLASH as error:
-        raise ValueError(f"{file.filename} holds a file and a folder of one name: do not use this archive") from error
+        raise ValueError(f"{archive} holds a file and a folder of one name: do not use this archive") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

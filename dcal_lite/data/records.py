@@ -27,11 +27,15 @@ class Record:
         source: path relative to the dataset's root, or the name of a drawn image ("plumage/17").
         label: class or identity; -1 marks junk (re-ID).
         camera: camera number; 0 where cameras play no role.
+        clothes: number of the outfit among those of this identity; -1 where clothes play no role.
+        track: number of the track, the images that a camera took of something in passing; -1 where tracks play no role.
     """
 
     source: str
     label: int
     camera: int = 0
+    clothes: int = -1
+    track: int = -1
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,16 @@ class Split:
     def cameras(self) -> Int64[np.ndarray, "n"]:
         """Camera of every record."""
         return np.array([record.camera for record in self.records], dtype=np.int64)
+
+    @cached_property
+    def clothes(self) -> Int64[np.ndarray, "n"]:
+        """Outfit of every record."""
+        return np.array([record.clothes for record in self.records], dtype=np.int64)
+
+    @cached_property
+    def tracks(self) -> Int64[np.ndarray, "n"]:
+        """Track of every record."""
+        return np.array([record.track for record in self.records], dtype=np.int64)
 
     @cached_property
     def classes(self) -> Int64[np.ndarray, "C"]:

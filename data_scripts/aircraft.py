@@ -1,0 +1,39 @@
+"""FGVC-Aircraft: research only. Its miniature holds drawn birds in place of aircraft."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_scripts.common import BIRDS, README, File, Shot, birds, encode, text, verifier, write_archive
+from dcal_lite.data.aircraft import LAYOUT
+
+VARIANTS = {1: "707-320", 2: "A340-200", 3: "F/A-18"}  # names like the real ones, with what they may hold
+verify = verifier("aircraft")
+
+
+def miniature(root: Path, *, seed: int = 0) -> str:
+    """Write a small archive in the layout of FGVC-Aircraft, without families and manufacturers.
+
+    Args:
+        root: folder to write `fgvc-aircraft-2013b.tar.gz` to.
+        seed: of the drawn birds.
+
+    Raises:
+        ValueError: there is an archive of this name already.
+    """
+    files = ((f"{LAYOUT.folder}/{name}", content) for name, content in _files(seed))
+    return write_archive(root / f"{LAYOUT.folder}.tar.gz", files)
+
+
+def _files(seed: int) -> Iterator[File]:
+    yield "README.md", README.format(title=LAYOUT.title, **BIRDS).encode()
+    yield "data/variants.txt", text(VARIANTS.values())
+    shots = birds(seed)
+    for part, chosen in (shots | {"trainval": shots["train"] + shots["val"]}).items():
+        chosen = sorted(chosen, key=lambda shot: (shot.label, shot.number))
+        yield f"data/images_variant_{part}.txt", text(f"{_name(shot)} {VARIANTS[shot.label]}" for shot in chosen)
+    for shot in (shot for chosen in shots.values() for shot in chosen):
+        yield f"data/images/{_name(shot)}.jpg", encode(shot.image, (120, 100))
+
+
+def _name(shot: Shot) -> str:
+    return f"{1_000_000 + shot.number}"

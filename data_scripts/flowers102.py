@@ -1,0 +1,34 @@
+"""Flowers-102: no licence stated. Its miniature holds drawn birds in place of flowers."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_scripts.common import BIRDS, README, birds, encode, matlab, verifier, write_archive
+from dcal_lite.data.flowers102 import LAYOUT, LISTS
+
+verify = verifier("flowers102")
+
+
+def miniature(root: Path, *, seed: int = 0) -> str:
+    """Write a small archive of images in the layout of Flowers-102, and the two lists beside it.
+
+    Args:
+        root: folder to write `102flowers.tgz`, `imagelabels.mat` and `setid.mat` to.
+        seed: of the drawn birds.
+
+    Raises:
+        ValueError: there is an archive of this name already.
+    """
+    shots = birds(seed)
+    every = sorted((shot for part in shots.values() for shot in part), key=lambda shot: (shot.label, shot.number))
+    files = [(f"jpg/image_{i:05d}.jpg", encode(shot.image, (120, 100))) for i, shot in enumerate(every, start=1)]
+    readme = README.format(title=LAYOUT.title, **BIRDS).encode()
+    written = write_archive(root / "102flowers.tgz", [("README", readme), *files])
+    place = {shot.number: i for i, shot in enumerate(every, start=1)}
+    ids = {name: np.array([[place[shot.number] for shot in shots[split]]], dtype=np.uint16)
+           for name, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}  # fmt: skip
+    labels = {"labels": np.array([[shot.label for shot in every]], dtype=np.uint8)}
+    for name, arrays in zip(LISTS, (labels, ids), strict=True):
+        (root / name).write_bytes(matlab(arrays))
+    return written

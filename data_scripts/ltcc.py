@@ -1,0 +1,51 @@
+"""LTCC: to be requested from its owners. Its miniature holds drawn people, and may be passed on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_scripts.common import PEOPLE, README, File, encode, text, verifier, write_archive
+from dcal_lite.data.ltcc import LAYOUT, SPLITS
+from dcal_lite.data.promenade import CAMERAS, SHOTS, Promenade, index_of
+
+IDENTITIES = {"train": (1, 2, 3), "query": (4, 5, 6), "gallery": (4, 5, 6)}
+STEADY = (3, 6)  # people who never change their clothes
+verify = verifier("ltcc")
+
+
+def miniature(root: Path, *, seed: int = 0) -> str:
+    """Write a small archive in the layout of LTCC, without its silhouettes and poses.
+
+    Whoever changes clothes is drawn as another person: the drawn people are known by little but their clothes.
+
+    Args:
+        root: folder to write `LTCC_ReID.zip` to.
+        seed: of the drawn people.
+
+    Raises:
+        ValueError: there is an archive of this name already.
+    """
+    files = ((f"{LAYOUT.folder}/{name}", content) for name, content in _files(Promenade(seed, (64, 32))))
+    return write_archive(root / f"{LAYOUT.folder}.zip", files)
+
+
+def _files(world: Promenade) -> Iterator[File]:
+    yield "readme.txt", README.format(title=LAYOUT.title, **PEOPLE).encode()
+    for split, people in IDENTITIES.items():
+        for person in people:
+            for camera in range(len(CAMERAS)):
+                yield from _shots(world, split, person, camera)
+        if split != "query":
+            changing = [str(person) for person in people if person not in STEADY]
+            steady = [str(person) for person in people if person in STEADY]
+            yield f"info/cloth-change_id_{SPLITS[split]}.txt", text(changing)
+            yield f"info/cloth-unchange_id_{SPLITS[split]}.txt", text(steady)
+
+
+def _shots(world: Promenade, split: str, person: int, camera: int) -> Iterator[File]:
+    """The first shot is a query, the last two show the second outfit."""
+    for shot in {"train": range(SHOTS), "query": range(1), "gallery": range(1, SHOTS)}[split]:
+        outfit = 2 if shot >= SHOTS // 2 and person not in STEADY else 1
+        index = index_of(person, camera, shot)
+        name = f"{person:03d}_{outfit}_c{camera + 1}_{index:06d}.png"
+        drawing = world.draw(index, label=2 * person + 100 * outfit, masks=False)
+        yield f"{SPLITS[split]}/{name}", encode(drawing.image, (64, 128), "PNG")
