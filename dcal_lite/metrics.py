@@ -184,6 +184,8 @@ def _by_track(rows: Rows, labels: list[np.ndarray], tracks: Labels | None) -> tu
     size = len(labels[1])
     if tracks.shape != (size,):
         raise ValueError(f"tracks must have one entry for each of {size} images, got shape {tracks.shape}")
+    if (tracks < 0).all():  # every image by itself
+        return rows, labels
     alone = tracks.max(initial=0) + 1 + np.arange(size)
     _, first, track = np.unique(np.where(tracks < 0, alone, tracks), return_index=True, return_inverse=True)
     first = first[track]  # a track is known by its first image ...
