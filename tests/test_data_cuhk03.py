@@ -82,7 +82,7 @@ def test_a_file_of_version_7_is_named(tmp_path):
         read_arrays(path, "x")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=30, deadline=None)  # each starts a process
 @given(st.data())
 def test_a_damaged_matlab_file_is_refused_in_one_line(unpacked, tmp_path_factory, data):
     content = bytearray((unpacked / "cuhk03_new_protocol_config_labeled.mat").read_bytes())
@@ -97,3 +97,9 @@ def test_a_damaged_matlab_file_is_refused_in_one_line(unpacked, tmp_path_factory
     except ValueError as error:
         message = str(error)
         assert "x.mat" in message and "\n" not in message
+
+
+def test_a_file_that_crashes_the_reader_is_a_value_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("dcal_lite.data.matlab._READ", "import os; os.abort()")
+    with pytest.raises(ValueError, match=r"x.mat is damaged \(it crashes SciPy\)"):
+        read_arrays(tmp_path / "x.mat", "x")

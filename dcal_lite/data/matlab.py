@@ -1,9 +1,24 @@
 """MATLAB files (version 5): arrays by name, and one clear error for whatever is wrong."""
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+
+# SciPy's compiled reader crashes on some damaged files, so it runs in a process of its own.
+_READ = """
+import pickle, sys
 from scipy.io import loadmat
+try:
+    read = loadmat(sys.argv[1], squeeze_me=True, chars_as_strings=True)
+except NotImplementedError:
+    read = "of version 7.3, and only version 5 is read here"
+except Exception as error:
+    read = f"no MATLAB file, or damaged ({(str(error) or type(error).__name__).splitlines()[0]}): get it again"
+pickle.dump(read, sys.stdout.buffer)
+"""
 
 
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
@@ -12,13 +27,10 @@ def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
     Raises:
         ValueError: the file is damaged, of version 7.3 (HDF5), or lacks a name.
     """
-    try:
-        arrays = loadmat(path, squeeze_me=True, chars_as_strings=True)
-    except NotImplementedError as error:
-        raise ValueError(f"{path} is a MATLAB file of version 7.3, and only version 5 is read here") from error
-    except Exception as error:  # SciPy raises whatever it stumbles over in a damaged file
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        raise ValueError(f"{path} is no MATLAB file, or damaged ({reason}): get it again") from error
+    done = subprocess.run([sys.executable, "-c", _READ, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    arrays = "damaged (it crashes SciPy): get it again" if done.returncode else pickle.loads(done.stdout)
+    if isinstance(arrays, str):
+        raise ValueError(f"{path} is a MATLAB file {arrays}" if arrays.startswith("of") else f"{path} is {arrays}")
     for name in names:
         if name not in arrays:
             there = ", ".join(sorted(key for key in arrays if not key.startswith("__"))) or "nothing"
