@@ -15,7 +15,7 @@ from dcal_lite.backbones import evaluating
 from dcal_lite.data.records import Dataset, Split
 from dcal_lite.data.transforms import prepare
 from dcal_lite.heads import Output
-from dcal_lite.metrics import RankMetrics, rank_metrics, top1
+from dcal_lite.metrics import RankMetrics, first_of_track, rank_metrics, top1
 
 HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,12 +57,23 @@ def evaluate(
 def rank_split(model: nn.Module, dataset: Dataset, **options) -> RankMetrics:
     """Rank the gallery for every query by Euclidean distance of embeddings; options as in `evaluate`.
 
-    Clothes and tracks count where the records tell them, which is what the readers' protocols decide.
+    Clothes and tracks count where the records tell them, which is what the readers' protocols decide. A track of query
+    images is one query, with the mean of their embeddings (multi-query).
     """
     query, gallery = dataset["query"], dataset["gallery"]
     features = [embeddings(model, split, **options) for split in (query, gallery)]
+    features[0], query = _mean_of_tracks(features[0], query)
     columns = [torch.from_numpy(x) for x in (query.labels, gallery.labels, query.cameras, gallery.cameras)]
     return rank_metrics(*features, *columns, clothes=(query.clothes, gallery.clothes), tracks=gallery.tracks)
+
+
+def _mean_of_tracks(features: Float[Tensor, "n D"], split: Split) -> tuple[Float[Tensor, "t D"], Split]:
+    """The mean of each track's features, and the split of the tracks' first images."""
+    first, track, count = np.unique(first_of_track(split.tracks), return_inverse=True, return_counts=True)
+    if len(first) == len(split):
+        return features, split
+    total = features.new_zeros(len(first), features.shape[1]).index_add_(0, torch.from_numpy(track), features)
+    return total / torch.from_numpy(count)[:, None], split.subset(first)
 
 
 def summarise(ranks: RankMetrics) -> dict[str, float]:

@@ -76,6 +76,13 @@ def top1(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> float:
     return (prediction.argmax(dim=1) == targets.to(prediction.device)).double().mean().item()
 
 
+def first_of_track(tracks: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """For every image the index of the first image of its track; of track -1: its own."""
+    alone = tracks.max(initial=0) + 1 + np.arange(len(tracks))
+    _, first, track = np.unique(np.where(tracks < 0, alone, tracks), return_index=True, return_inverse=True)
+    return first[track].astype(np.int64)
+
+
 def rank_metrics(
     query: Float[Tensor, "Q D"],
     gallery: Float[Tensor, "G D"],
@@ -186,10 +193,8 @@ def _by_track(rows: Rows, labels: list[np.ndarray], tracks: Labels | None) -> tu
         raise ValueError(f"tracks must have one entry for each of {size} images, got shape {tracks.shape}")
     if (tracks < 0).all():  # every image by itself
         return rows, labels
-    alone = tracks.max(initial=0) + 1 + np.arange(size)
-    _, first, track = np.unique(np.where(tracks < 0, alone, tracks), return_index=True, return_inverse=True)
-    first = first[track]  # a track is known by its first image ...
-    order = np.argsort(first, kind="stable")  # ... and its images stand together
+    first = first_of_track(tracks)
+    order = np.argsort(first, kind="stable")  # images of a track stand together
     start = np.flatnonzero(np.diff(first[order], prepend=-1))
     if any((array != array[first]).any() for array in labels[1::2]):
         raise ValueError("the images of a track must share identity, camera and clothes: check the list of tracks")

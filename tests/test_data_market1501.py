@@ -70,6 +70,24 @@ def test_root_may_be_the_folder_itself_or_come_from_the_environment(root, monkey
         load_dataset("market1501")
 
 
+def test_a_multi_query_is_all_boxes_of_a_person_and_a_camera(archive, root):
+    dataset = load_dataset("market1501", root, check_counts=False, protocol="multi-query")
+    names = [name.partition("/")[2] for name in ZipFile(archive).namelist()]
+    queries = sorted(name.removeprefix("query/")[:7] for name in names if name.startswith("query/"))
+    expected = {i: [name for name in sorted(names) if name.startswith(f"gt_bbox/{q}")] for i, q in enumerate(queries)}
+    found = {i: [record.source for record in dataset["query"].records if record.track == i] for i in expected}
+    assert found == expected
+    assert sum(map(len, found.values())) == len(dataset["query"]) > len(queries)
+    single = load_dataset("market1501", root, check_counts=False)
+    assert single["gallery"].records == dataset["gallery"].records
+    for path in (root / market1501.LAYOUT.folder / "gt_bbox").glob("0004_c1*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"gt_bbox has no image of the person and camera of query/0004_c1"):
+        load_dataset("market1501", root, check_counts=False, protocol="multi-query")
+    with pytest.raises(ValueError, match="unknown protocol of market1501 'multi': did you mean 'multi-query'"):
+        load_dataset("market1501", root, protocol="multi")
+
+
 def test_counts_are_checked(root, monkeypatch):
     with pytest.raises(ValueError, match=r"bounding_box_train of Market-1501 has 12,936 images and 751 labels, but 48"):
         load_dataset("market1501", root)
@@ -147,3 +165,5 @@ def test_the_real_archive(shared_data, tmp_path):
     assert dataset["query"].subset([0]).read(dataset["query"].records[0]).shape == (128, 64, 3)
     for split in dataset.splits.values():
         assert set(split.cameras) == set(range(1, 7))
+    multi = load_dataset("market1501", tmp_path, protocol="multi-query")["query"]
+    assert len(multi) == 12_688 and len(set(multi.tracks)) == 3_368

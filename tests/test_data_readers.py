@@ -235,6 +235,8 @@ def test_counts_are_checked_and_a_mix_up_is_named(name, root, monkeypatch):
 @each_reader
 def test_the_right_counts_pass(name, root, monkeypatch, capsys):
     key = next(key for key in official.COUNTS if key.partition("/")[0] == name)
+    if name == "market1501":  # a part that only one protocol reads
+        monkeypatch.delitem(official.COUNTS[key], "gt_bbox")
     for part, (images, labels) in list(official.COUNTS[key].items()):
         with pytest.raises(ValueError, match=f"has {images:,} images and {labels:,} labels") as error:
             load_dataset(name, root)

@@ -5,6 +5,7 @@ from torch import nn
 
 import dcal_lite as dl
 from dcal_lite.data.records import Dataset, Record, Split
+from dcal_lite.evaluation import rank_split
 from dcal_lite.heads import Output
 
 
@@ -61,6 +62,18 @@ def test_cloth_changing_and_tracks_by_hand():
     scores = dl.evaluate(Colour(), Dataset("x", "reid", {"query": query, "gallery": tracks}))
     # Query 1: its track is as near as the red image: AP 1. Query 2: green, then the reddish match: AP 1/2.
     assert scores["mAP"] == pytest.approx((1 + 1 / 2) / 2) and scores["rank1"] == 0.5
+
+
+def test_multi_query_by_hand():
+    query = solid([RED, GREEN, GREEN, BLUE, GREEN, BLUE], [1, 1, 1, 2, 2, 2], [1] * 6, [-1] * 6, [4, 4, 4, 7, 7, 7])
+    gallery = solid([RED, GREEN, BLUE], [2, 1, 2], [2, 2, 2])
+    dataset = Dataset("x", "reid", {"query": query, "gallery": gallery})
+    ranks = rank_split(Colour(), dataset, batch_size=4)
+    # Query 1 is a red image and two green ones, nearest to green: AP 1 (the red one alone would find red first).
+    # Query 2 is two blue images and a green one: blue, green, red, AP (1 + 2/3) / 2.
+    np.testing.assert_allclose(ranks.average_precision, [1, (1 + 2 / 3) / 2])
+    single = Dataset("x", "reid", {"query": query.subset([0, 3]), "gallery": gallery})
+    np.testing.assert_allclose(rank_split(Colour(), single).average_precision, [1 / 2, 1])
 
 
 def test_scores_do_not_depend_on_the_batch_and_the_mode_returns():

@@ -12,7 +12,12 @@ Counts = dict[str, tuple[int, int]]  # images and labels of each part
 
 COUNTS: dict[str, Counts] = {
     # labels with 0 (distractors) and -1 (junk); all counted in the archive
-    "market1501": {"bounding_box_train": (12_936, 751), "query": (3_368, 750), "bounding_box_test": (19_732, 752)},
+    "market1501": {
+        "bounding_box_train": (12_936, 751),
+        "query": (3_368, 750),
+        "bounding_box_test": (19_732, 752),
+        "gt_bbox": (25_259, 1_501),
+    },
     # images as in torchreid's loader; that 408 of the 1,110 in the gallery are distractors is second hand
     "dukemtmcreid": {"bounding_box_train": (16_522, 702), "query": (2_228, 702), "bounding_box_test": (17_661, 1_110)},
     # both versions; train is list_train and list_val; images as in torchreid's loader, identities as in TransReID's
