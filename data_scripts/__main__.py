@@ -2,19 +2,18 @@
 
 python -m data_scripts miniature market1501 --root data     a drawn dataset in Market-1501's layout
 python -m data_scripts verify market1501 --root data        count and decode the images of a real copy
+python -m data_scripts verify msmt17 --root data --protocol V2
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from data_scripts import aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776
+from dcal_lite.data import REAL
 
-DATASETS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (aircraft, cars, cub, cuhk03, dukemtmcreid, flowers102, ltcc, market1501, msmt17, veri776)
-}
+DATASETS = {name: import_module(f"data_scripts.{name}") for name in REAL}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 from scipy.io import loadmat
 
 from data_scripts.__main__ import DATASETS, main
-from dcal_lite.data import list_datasets, load_dataset, official
+from dcal_lite.data import REAL, TOYS, list_datasets, load_dataset, official
 
-TOYS = {"plumage", "promenade"}
-READERS = [name for name in list_datasets() if name not in TOYS]
-each_reader = pytest.mark.parametrize("name", READERS)
+each_reader = pytest.mark.parametrize("name", REAL)
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 
@@ -168,8 +166,9 @@ def files_of(root, name):
 
 
 def test_every_dataset_has_a_script_a_manifest_and_counts():
-    assert sorted(DATASETS) == sorted(MANIFESTS) == sorted(READERS)
-    assert {key.partition("/")[0] for key in official.COUNTS} == set(READERS)
+    assert sorted(DATASETS) == sorted(MANIFESTS) == sorted(REAL)
+    assert sorted([*REAL, *TOYS]) == list_datasets()
+    assert {key.partition("/")[0] for key in official.COUNTS} == set(REAL)
     assert set(official.MIX_UPS) <= set(official.COUNTS)
 
 
@@ -245,7 +244,13 @@ def test_the_right_counts_pass(name, root, monkeypatch, capsys):
     dataset = load_dataset(name, root)
     assert main(["verify", name, "--root", str(root)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [(line[0], int(line[1])) for line in lines] == [(s, len(data)) for s, data in dataset.splits.items()]
+    assert [(line[0], int(line[1])) for line in lines[:-1]] == [(s, len(data)) for s, data in dataset.splits.items()]
+    assert " ".join(lines[-1]) == "pictures of train that are in another split, too: 0"
+    source = dataset["train"].records[-1].source
+    other = list(dataset.splits.values())[-1].records[0].source
+    shutil.copy(top(root) / source, top(root) / other)
+    assert main(["verify", name, "--root", str(root)]) == 0
+    assert f"pictures of train that are in another split, too: 1, first {source} as {other}" in capsys.readouterr().out
 
 
 @each_reader

@@ -7,11 +7,11 @@ from pathlib import Path
 from dcal_lite.data.records import Dataset, Record, Split
 from dcal_lite.errors import check_choice
 
-__all__ = ["Dataset", "Record", "Split", "list_datasets", "load_dataset"]
+__all__ = ["REAL", "TOYS", "Dataset", "Record", "Split", "list_datasets", "load_dataset"]
 
-_TOYS = ("plumage", "promenade")
-_REAL = ("aircraft", "cars", "cub", "cuhk03", "dukemtmcreid", "flowers102", "ltcc", "market1501", "msmt17", "veri776")
-_DATASETS = tuple(sorted(_TOYS + _REAL))  # each a module here, with a function `load`
+TOYS = ("plumage", "promenade")
+REAL = ("aircraft", "cars", "cub", "cuhk03", "dukemtmcreid", "flowers102", "ltcc", "market1501", "msmt17", "veri776")
+_DATASETS = tuple(sorted(TOYS + REAL))  # each a module here, with a function `load`
 
 
 def list_datasets() -> list[str]:

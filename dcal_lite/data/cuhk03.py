@@ -80,7 +80,11 @@ def _parts(layout: Layout, folder: Path) -> dict[str, tuple[Record, ...]]:
     names, labels, *lists = read_arrays(path, "filelist", "labels", *SPLITS.values())
     there = {record.source: record for record in layout.records(folder, images)}
     listed = np.concatenate(lists)
-    if len(names) != len(labels) or not (np.all(listed >= 1) and np.all(listed <= len(names))):
+    if (
+        len(names) != len(labels)
+        or listed.dtype.kind not in "iu"
+        or not (np.all(listed >= 1) and np.all(listed <= len(names)))
+    ):
         raise ValueError(f"the lists of {path} do not fit together: get it again")
     absent = sorted({f"{images}/{names[i - 1]}" for i in listed} - there.keys())
     if absent:
