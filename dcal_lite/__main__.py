@@ -65,7 +65,7 @@ def _train(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(options.recipe, **parse_overrides(options.overrides))
     if options.archive:
-        load_dataset(recipe.dataset, options.root, archive=options.archive)
+        load_dataset(recipe.dataset, options.root, archive=options.archive, **recipe.dataset_args)
     run = fit(recipe, root=options.root, weights=options.weights, output=options.output, device=options.device)
     print(json.dumps(run.result["scores"]), f"written to {run.folder}")
 
