@@ -12,6 +12,8 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dcal_lite.data import archives
 from dcal_lite.data.archives import data_root, unpack
@@ -240,6 +242,37 @@ def test_a_truncated_tar_file_is_named_in_one_line_and_leaves_nothing(tmp_path, 
         unpack(archive, target)
     assert "\n" not in str(error.value)
     assert nothing_but(tmp_path, f"x.{suffix}")
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A good archive of every kind, as bytes."""
+    folder = tmp_path_factory.mktemp("originals")
+    write(folder / "x.zip", FILES)
+    for suffix in ("tar", "tar.gz", "tar.bz2", "tar.xz"):
+        write_tar(folder / f"x.{suffix}", FILES)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_mutated_archive_is_unpacked_or_refused_in_one_line(originals, tmp_path_factory, data):
+    content = bytearray(originals[data.draw(st.sampled_from(list(originals)))])
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))]
+    folder = tmp_path_factory.mktemp("mutated")
+    (folder / "x").write_bytes(content)
+    left, message = ["top"], ""
+    try:
+        unpack(folder / "x", folder / "root" / "top", progress=False)
+    except ValueError as error:
+        left, message = [], str(error)
+    assert "\n" not in message
+    assert {path.name for path in folder.iterdir()} <= {"x", "root"}
+    assert (
+        [path.name for path in sorted((folder / "root").iterdir())] == left if (folder / "root").exists() else not left
+    )
 
 
 def test_an_encrypted_entry_is_refused(tmp_path, target):

@@ -1,5 +1,6 @@
 """Finding the data's root, and unpacking archives: safely, once, whole or not at all."""
 
+import errno
 import fcntl
 import lzma
 import os
@@ -11,7 +12,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from gzip import BadGzipFile
 from pathlib import Path
 from typing import IO, NamedTuple
 from zipfile import BadZipFile, ZipFile
@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 _MAX_FILES = 1_000_000
 _MAX_BYTES = 64 * 2**30
-_CORRUPT = (BadZipFile, tarfile.TarError, BadGzipFile, zlib.error, lzma.LZMAError, struct.error, EOFError,
-            NotImplementedError, UnicodeDecodeError)  # fmt: skip
+_CORRUPT = (BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, IndexError,
+            NotImplementedError, UnicodeDecodeError, OSError)  # fmt: skip
 _CLASH = (FileExistsError, IsADirectoryError, NotADirectoryError)
 _ZIP, _PACKED = b"PK\3\4", (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how zip files, and compressed tar files, begin
 
@@ -89,6 +89,11 @@ def _opened(archive: Path) -> Iterator[Iterator[_Entry]]:
             with tarfile.open(archive) as tar:
                 yield _tar_entries(tar)
     except _CORRUPT as error:
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # data are bad, or a place in the file
+            raise
         begun = start.startswith((_ZIP, *_PACKED)) or tarfile.is_tarfile(archive)
         reason = str(error).partition("\n")[0]
         what = f"is truncated or corrupt ({reason})" if begun else "is not a zip or tar archive"
