@@ -60,7 +60,7 @@ test: $(READY)  ## run the tests, then every notebook (minutes)
 	$(MAKE) --no-print-directory notebooks
 
 test-all: $(READY)  ## run the slow tests too
-	$(PY) -m pytest -n $(JOBS) -m ""
+	$(PY) -m pytest -n $(JOBS) -m "" --hypothesis-profile=default
 	$(MAKE) --no-print-directory notebooks
 
 .PHONY: notebooks

@@ -11,9 +11,12 @@ install_import_hook("dcal_lite", "tests.typecheck.check")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
+settings.register_profile("repeatable", derandomize=True)  # `make test-all` takes hypothesis' own, random one
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # pytest-xdist keeps the other cores busy
 
 
