@@ -12,6 +12,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 from tqdm.auto import tqdm
 
 from dcal_lite.data import Record, Split, load_dataset
@@ -64,12 +65,13 @@ def encode(image: np.ndarray, size: tuple[int, int], kind: str = "JPEG") -> byte
     return buffer.getvalue()
 
 
-def write_archive(path: Path, files: Iterable[File]) -> str:
+def write_archive(path: Path, files: Iterable[File], *, folder: str = "") -> str:
     """Write a zip or a tar.gz, whole or not at all; its bytes depend on `files` alone.
 
     Args:
         path: ends in .zip, .tgz or .tar.gz.
-        files: names with their top folder, and contents.
+        files: names and contents.
+        folder: the top folder that the names are put below; empty: none.
 
     Returns:
         `path`, as text.
@@ -83,7 +85,7 @@ def write_archive(path: Path, files: Iterable[File]) -> str:
     part = path.with_name(f".{path.name}.part")
     write = _write_zip if path.suffix == ".zip" else _write_tar
     with part.open("wb") as file:
-        write(file, sorted(files))
+        write(file, sorted((f"{folder}/{name}" if folder else name, content) for name, content in files))
     part.rename(path)
     return str(path)
 
@@ -158,8 +160,6 @@ def _twins(pictures: dict[str, dict[bytes, str]]) -> str:
 
 def matlab(arrays: dict[str, np.ndarray]) -> bytes:
     """A MATLAB file (version 5) of these arrays, without the date that SciPy writes into it."""
-    from scipy.io import savemat  # nothing else needs SciPy
-
     buffer = io.BytesIO()
     savemat(buffer, arrays)
     head = b"MATLAB 5.0 MAT-file, drawn by data_scripts".ljust(116)

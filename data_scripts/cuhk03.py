@@ -26,7 +26,7 @@ def miniature(root: Path, *, seed: int = 0) -> str:
              for split, chosen in people(seed).items()}  # fmt: skip
     files = [("README.md", README.format(title="CUHK03", **PEOPLE).encode())]
     files += [file for layout in LAYOUTS.values() for file in _files(layout, shots)]
-    return write_archive(root / "cuhk03.zip", ((f"cuhk03/{name}", content) for name, content in files))
+    return write_archive(root / "cuhk03.zip", files, folder="cuhk03")
 
 
 def _files(layout: Layout, shots: dict[str, list[Shot]]) -> Iterator[File]:

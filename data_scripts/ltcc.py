@@ -24,8 +24,7 @@ def miniature(root: Path, *, seed: int = 0) -> str:
     Raises:
         ValueError: there is an archive of this name already.
     """
-    files = ((f"{LAYOUT.folder}/{name}", content) for name, content in _files(Promenade(seed, (64, 32))))
-    return write_archive(root / f"{LAYOUT.folder}.zip", files)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(Promenade(seed, (64, 32))), folder=LAYOUT.folder)
 
 
 def _files(world: Promenade) -> Iterator[File]:

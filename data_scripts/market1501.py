@@ -20,8 +20,7 @@ def miniature(root: Path, *, seed: int = 0) -> str:
     Raises:
         ValueError: there is an archive of this name already.
     """
-    files = ((f"{LAYOUT.folder}/{name}", content) for name, content in _files(seed))
-    return write_archive(root / f"{LAYOUT.folder}.zip", files)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed), folder=LAYOUT.folder)
 
 
 def _files(seed: int) -> Iterator[File]:

@@ -23,9 +23,7 @@ def miniature(root: Path, *, seed: int = 0) -> str:
     """
     shots = people(seed)
     return "\n".join(
-        write_archive(
-            root / ARCHIVES[version], ((f"{layout.folder}/{name}", file) for name, file in _files(layout, shots))
-        )
+        write_archive(root / ARCHIVES[version], _files(layout, shots), folder=layout.folder)
         for version, layout in LAYOUTS.items()
     )
 
