@@ -22,6 +22,8 @@ W = [W_out | W_in], applied to r_i = [r_i., r_.i], and matrix products may be br
     W_out (theta^T phi)^T + W_in (theta^T phi) = (W_out phi^T) theta + (W_in theta^T) phi.
 
 The brackets are small: P/8 x F/8. And theta, phi and psi are one product, for BatchNorm treats each channel alone.
+RGA-C reads the map transposed. Its nodes are laid out as a map of height 1, so that for PyTorch this is the map in
+another memory format (`channels_last`), and nothing is copied.
 """
 
 from collections.abc import Mapping
@@ -68,32 +70,47 @@ class RelationGate(nn.Module):
         self.project = _embedding(features, (2 * relations + original) * self.inner)  # theta, phi, psi
         if relations:
             self.relate = nn.Linear(2 * nodes, nodes // RATIO, bias=False)  # [W_out | W_in]
-            self.norm = nn.BatchNorm1d(nodes // RATIO)
+            self.norm = nn.BatchNorm2d(nodes // RATIO)
         width = original + nodes // RATIO if relations else self.inner
         hidden = max(1, width // RATIO)
-        self.gate = nn.Sequential(*_embedding(width, hidden), nn.Conv1d(hidden, 1, 1, bias=False), nn.BatchNorm1d(1))
+        self.gate = nn.Sequential(*_embedding(width, hidden), NodeLinear(hidden, 1, bias=False), nn.BatchNorm2d(1))
 
     def forward(self, x: Float[Tensor, "B F P"]) -> Float[Tensor, "B 1 P"]:
         """Return the weight of every node, in (0, 1)."""
-        embedded = self.project(x)
+        embedded = self.project(x.unsqueeze(2))  # (B, 2 F/8 + F/8, 1, P)
         parts = []
         if self.original:
             psi = embedded[:, -self.inner :]
             parts.append(psi.mean(dim=1, keepdim=True) if self.relations else psi)
         if self.relations:
-            parts.append(self._relations(embedded[:, : 2 * self.inner]))
-        return self.gate(torch.cat(parts, dim=1)).sigmoid()
+            parts.append(self._relations(embedded[:, : 2 * self.inner].squeeze(2)))
+        # W1 [pool, r] = W1_pool pool + W1_r r: so they need not be copied side by side
+        weights = self.gate[0].weight.split([part.shape[1] for part in parts], dim=1)
+        hidden = sum(_map_nodes(part, weight) for part, weight in zip(parts, weights, strict=True))
+        return self.gate[1:](hidden).squeeze(2).sigmoid()
 
-    def _relations(self, pair: Float[Tensor, "B two_F P"]) -> Float[Tensor, "B R P"]:
+    def _relations(self, pair: Float[Tensor, "B two_F P"]) -> Float[Tensor, "B R 1 P"]:
         """Embed each node's row and column of the affinity theta^T phi, without forming it."""
         theta, phi = pair.chunk(2, dim=1)
         out, into = self.relate.weight.chunk(2, dim=1)
         brackets = torch.cat([out @ phi.mT, into @ theta.mT], dim=2)  # (B, R, 2 F/8)
-        return F.relu(self.norm(brackets @ pair))
+        return F.relu(self.norm((brackets @ pair).unsqueeze(2)), inplace=True)
+
+
+class NodeLinear(nn.Linear):
+    """A linear map of every node's features."""
+
+    def forward(self, x: Float[Tensor, "B F 1 P"]) -> Float[Tensor, "B R 1 P"]:
+        """Map the features."""
+        return _map_nodes(x, self.weight)
+
+
+def _map_nodes(x: Float[Tensor, "B F 1 P"], weight: Float[Tensor, "R F"]) -> Float[Tensor, "B R 1 P"]:
+    return F.conv2d(x, weight[..., None, None])  # in the memory format of x; a Conv2d's weights may ask for another
 
 
 def _embedding(features: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(features, width, 1, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+    return nn.Sequential(NodeLinear(features, width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 # ---------------------------------------------------------------------------------------------- on a feature map
@@ -166,7 +183,7 @@ class RGA(nn.Module):
             relate.weight = nn.Parameter(torch.cat(halves, dim=1))
         if "c" in self.gates:
             project = self.gates["c"].project[0]
-            project.weight = nn.Parameter(self._resampled(project.weight[..., 0], size)[..., None])
+            project.weight = nn.Parameter(self._resampled(project.weight, size))
         self.size = tuple(size)
         return self
 
@@ -195,10 +212,10 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if f"gg_{name}.0.weight" not in state:
             continue
         gate, embeddings = f"gates.{kind}", [f"{part}_{name}" for part in ("theta", "phi", "gx")]
-        ours[f"{gate}.project.0.weight"] = torch.cat([state[f"{part}.0.weight"] for part in embeddings])[..., 0]
+        ours[f"{gate}.project.0.weight"] = torch.cat([state[f"{part}.0.weight"] for part in embeddings])[..., 0, 0]
         ours[f"{gate}.relate.weight"] = state[f"gg_{name}.0.weight"][..., 0, 0]
         for i in (0, 3):
-            ours[f"{gate}.gate.{i}.weight"] = state[f"W_{name}.{i}.weight"][..., 0]
+            ours[f"{gate}.gate.{i}.weight"] = state[f"W_{name}.{i}.weight"][..., 0, 0]
         norms = {"project.1": [f"{part}.1" for part in embeddings], "norm": [f"gg_{name}.1"],
                  "gate.1": [f"W_{name}.1"], "gate.4": [f"W_{name}.4"]}  # fmt: skip
         for new, old in norms.items():

@@ -76,7 +76,8 @@ def fit(
     arguments = {"name": recipe.model, "num_classes": len(dataset["train"].classes), "img_size": recipe.img_size,
                  "drop_path": recipe.drop_path, **recipe.model_args}  # fmt: skip
     torch.manual_seed(recipe.seed)
-    model = create_model(**arguments, pretrained=weights or recipe.pretrained).to(device)
+    model = create_model(**arguments, pretrained=weights or recipe.pretrained)
+    model = model.to(device, memory_format=torch.channels_last)  # convolutions like it, others do not mind
     trainer = Trainer(recipe, model, dataset, device, progress)
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     remove_leftovers(folder)

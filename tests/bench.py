@@ -2,24 +2,26 @@
 
 Every bench is a function that returns rows; `BENCHES` lists them. Times are medians of interleaved runs, in seconds.
 On one thread they are processor time, which other programs disturb less than the clock's (on an idle machine they are
-the same); on more threads they are the clock's. Peak memory is measured in a process of its own, on one thread: how
-much its largest resident set (`VmHWM` of Linux) exceeds what it held before the call.
+the same); on more threads they are the clock's. Peak memory is what PyTorch's and NumPy's allocators report: the same
+in every run, and what `torch.cuda.max_memory_allocated` says on a GPU. Scratch space of the matrix product isn't in it.
 """
 
 import argparse
 import json
-import multiprocessing
 import platform
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
@@ -58,30 +60,17 @@ def compare(name: str, plain: Callable[[], object], ours: Callable[[], object], 
 
 
 def peak_memory(function: Callable[[], object]) -> float:
-    """Largest memory that `function` needs beside its inputs, in MiB.
-
-    The process is forked, so that it holds the inputs already. Its peak is reset just before the call.
-    """
-    receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_measure, args=(function, send))
-    process.start()
-    send.close()
-    growth = receive.recv()
-    process.join()
-    return growth / 1024
-
-
-def _measure(function: Callable[[], object], send: multiprocessing.connection.Connection) -> None:
-    torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM (proc(5))
-    before = _status("VmRSS")
-    function()
-    send.send(_status("VmHWM") - before)
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1])
+    """Most memory that the tensors and arrays of `function` take at once, in MiB; its inputs don't count."""
+    with TemporaryDirectory() as folder:
+        tracemalloc.start()  # sees NumPy's arrays
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:  # sees tensors
+            function()
+        arrays = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        record.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    tensors = max((e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]"), default=0)
+    return (tensors + arrays) / 2**20
 
 
 # --- Scores of a ranking: counting against sorting ---
@@ -207,6 +196,11 @@ def training_step(model: nn.Module, images: Tensor, *, half: bool = False) -> Ca
     return step
 
 
+def gradients(module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
+    """Forward and backward: the gradients of the input and of all parameters."""
+    return torch.autograd.grad(module(x), [x, *module.parameters()], cotangent)
+
+
 def rga() -> list[Row]:
     """RGA-SC with its affinity and without: each stage of ResNet-50 with gradients, then whole training steps."""
     rows, plains = [], []
@@ -216,15 +210,22 @@ def rga() -> list[Row]:
         x = torch.randn(8, channels, *size, generator=torch.Generator().manual_seed(0), requires_grad=True)
         with torch.no_grad():
             torch.testing.assert_close(ours.eval()(x), plain.eval()(x), rtol=1e-3, atol=1e-3)
-        step = [lambda m=m, x=x: m(x).square().sum().backward() for m in (plain.train(), ours.train())]
+        cotangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        step = [partial(gradients, module.train(), x, cotangent) for module in (plain, ours)]
         rows.append(compare(f"RGA-SC, stage {stage} of ResNet-50, with gradients, batch 8", *step, repeats=3))
         plains.append(plain)
     images = torch.randn(8, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     network, baseline, affinity = (dl.create_model("rga_resnet50", variant=v) for v in ("sc", None, None))
     affinity.attention = nn.ModuleList(plains)
-    ours = training_step(network, images)
-    rows.append(compare("RGA-SC ResNet-50, training step", training_step(affinity, images), ours, repeats=3))
-    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, images), repeats=3))
+    plain, ours = training_step(affinity, images), training_step(network, images)
+    rows.append(compare("RGA-SC ResNet-50, training step", plain, ours))
+    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, images)))
+    across = images.contiguous(memory_format=torch.channels_last)
+    network, baseline = (model.to(memory_format=torch.channels_last) for model in (network, baseline))
+    ours = training_step(network, across)
+    rows.append(compare("  the step in channels_last", plain, ours))
+    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, across)))
+    rows.append(compare("  and in bfloat16, as the recipe", plain, training_step(network, across, half=True)))
     return rows
 
 
