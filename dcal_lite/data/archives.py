@@ -44,8 +44,7 @@ def data_root(root: str | Path | None = None) -> Path:
 def unpack(archive: str | Path, target: str | Path, *, holds: Iterable[str] = (), progress: bool = True) -> Path:
     """Unpack the top folder of a zip or tar archive that is named like `target`; do nothing if `target` is there.
 
-    Files are written to a hidden folder beside `target`, which is renamed at the end. A run that was killed leaves
-    that hidden folder, and the next run removes it. A second process waits for the first.
+    The folder appears whole or not at all, as in `build`.
 
     Args:
         archive: the zip or tar file (plain, gz, bz2 or xz); only read.
@@ -67,11 +66,42 @@ def unpack(archive: str | Path, target: str | Path, *, holds: Iterable[str] = ()
     with _opened(archive) as entries:
         members, tops = _members(archive, entries, target.name)
         _check_holds(archive, members, target.name, holds, tops)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
-            if not target.is_dir():
-                _extract(archive, members, target, progress)
+        build(target, partial(_extract, archive, members, progress))
     return target
+
+
+def build(target: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder whole or not at all; do nothing if it is there.
+
+    A run that was killed leaves a hidden folder, and the next run removes it. A second process waits for the first.
+
+    Args:
+        target: the folder to make.
+        write: fills the folder that it is given, a hidden one beside `target`, which is flushed to the disk and renamed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    with _locked(target.parent):
+        if target.is_dir():
+            return
+        shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
+        try:
+            part.mkdir()
+            write(part)
+            os.sync()  # one flush of everything instead of one for each of many small files
+            part.rename(target)
+            os.sync()
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def copy_beside(archive: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copy the files of these names that lie beside an archive into a folder, each whole; replace none."""
+    for name in names:
+        if (archive.parent / name).is_file() and not (folder / name).exists():
+            part = folder / f".{name}.{os.getpid()}.part"
+            shutil.copyfile(archive.parent / name, part)
+            part.rename(folder / name)
 
 
 @contextmanager
@@ -171,19 +201,12 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _extract(archive: Path, members: dict[str, _Entry], target: Path, progress: bool) -> None:
-    """Write all members beside `target`, flush them to the disk, and rename."""
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
+def _extract(archive: Path, members: dict[str, _Entry], progress: bool, folder: Path) -> None:
+    """Write all members into a folder."""
     try:
-        for path, entry in tqdm(members.items(), desc=f"unpack {target.name}", unit="file", disable=not progress):
-            (part / path).parent.mkdir(parents=True, exist_ok=True)
-            with entry.open() as source, (part / path).open("xb") as sink:
+        for path, entry in tqdm(members.items(), desc=f"unpack {archive.name}", unit="file", disable=not progress):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with entry.open() as source, (folder / path).open("xb") as sink:
                 shutil.copyfileobj(source, sink)
-        os.sync()  # one flush of everything instead of one for each of many small files
-        part.rename(target)
-        os.sync()
     except _CLASH as error:
         raise ValueError(f"{archive} holds a file and a folder of one name: do not use this archive") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -5,13 +5,11 @@ the parts (trnid, valid, tstid). The official training part is the small one.
 Layout: pytorch/vision, torchvision/datasets/flowers102.py, and the official files themselves.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-from dcal_lite.data.archives import unpack
+from dcal_lite.data.archives import copy_beside, unpack
 from dcal_lite.data.layout import Layout, train_and_val
 from dcal_lite.data.matlab import read_arrays
 from dcal_lite.data.official import verify_counts
@@ -48,22 +46,14 @@ def load(
     check_choice("protocol of flowers102", protocol, PROTOCOLS)
     folder = LAYOUT.find(root)
     if archive is not None:
-        _unpack(Path(archive).expanduser(), folder)
+        archive = Path(archive).expanduser()
+        unpack(archive, folder / "jpg")
+        copy_beside(archive, folder, LISTS)
     parts = _parts(folder)
     if check_counts:
         verify_counts("flowers102", LAYOUT.title, parts)
     splits = train_and_val(parts, protocol)
     return Dataset("flowers102", "fgvc", {split: Split(records, reader(folder)) for split, records in splits.items()})
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the images, and copy the lists that lie beside the archive."""
-    unpack(archive, folder / "jpg")
-    for name in LISTS:
-        if (archive.parent / name).is_file() and not (folder / name).exists():
-            part = folder / f".{name}.{os.getpid()}.part"
-            shutil.copyfile(archive.parent / name, part)
-            part.rename(folder / name)
 
 
 def _parts(folder: Path) -> dict[str, tuple[Record, ...]]:
