@@ -1,18 +1,22 @@
 """FGVC-Aircraft (Maji et al., 2013): 100 variants of aircraft. Research only.
 
 Each part has a list of lines `1025794 707-320`: image, variant; `variants.txt` holds the variants in the order of the
-classes. The lists of families and manufacturers are not read, and the 20 rows at the bottom of each image, which name
-its author, are not cut off.
-Layout: pytorch/vision, torchvision/datasets/fgvc_aircraft.py.
+classes. The lists of families and manufacturers are not read. The 20 rows at the bottom of each image are a banner that
+names its author. The dataset's README.md asks to remove it for training and evaluation: it is cut off on reading.
+Layout: pytorch/vision, torchvision/datasets/fgvc_aircraft.py (which leaves the banner there).
 """
 
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from dcal_lite.data.layout import Layout, train_and_val
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Record, Split, read_image
 from dcal_lite.errors import check_choice
 
+BANNER = 20  # rows
 PROTOCOLS = ("trainval", "train")
 LAYOUT = Layout(
     title="FGVC-Aircraft", folder="fgvc-aircraft-2013b", holds=("data/images", "data/variants.txt")
@@ -43,13 +47,24 @@ def load(
     """
     check_choice("protocol of aircraft", protocol, PROTOCOLS)
     folder = LAYOUT.find(root, archive)
-    rows = LAYOUT.rows(folder, "data/variants.txt", r"(\S.*)", "707-320")
-    classes = {variant: label for label, (variant,) in enumerate(rows)}
-    parts = {part: _records(folder, part, classes) for part in ("train", "val", "test")}
+    parts = read_parts(folder)
     if check_counts:
         verify_counts("aircraft", LAYOUT.title, parts)
     splits = train_and_val(parts, protocol)
-    return Dataset("aircraft", "fgvc", {split: Split(records, reader(folder)) for split, records in splits.items()})
+    read = partial(_read, folder)
+    return Dataset("aircraft", "fgvc", {split: Split(records, read) for split, records in splits.items()})
+
+
+def _read(folder: Path, record: Record) -> np.ndarray:
+    """The image without its banner."""
+    return read_image(folder / record.source)[:-BANNER]
+
+
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each list."""
+    rows = layout.rows(folder, "data/variants.txt", r"(\S.*)", "707-320")
+    classes = {variant: label for label, (variant,) in enumerate(rows)}
+    return {part: _records(folder, part, classes) for part in ("train", "val", "test")}
 
 
 def _records(folder: Path, part: str, classes: dict[str, int]) -> tuple[Record, ...]:

@@ -77,7 +77,7 @@ def build(target: Path, write: Callable[[Path], None]) -> None:
 
     Args:
         target: the folder to make.
-        write: fills the folder that it is given, a hidden one beside `target`, which is flushed to the disk and renamed.
+        write: fills the folder that it is given, a hidden one beside `target` that is then flushed to disk and renamed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")

@@ -35,17 +35,22 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
         Krause et al., "3D Object Representations for Fine-Grained Categorization", 3dRR workshop, ICCV 2013.
     """
     folder = LAYOUT.find(root, archive)
-    parts = {split: _records(folder, split) for split in LISTS}
+    parts = read_parts(folder)
     if check_counts:
         verify_counts("cars", LAYOUT.title, parts)
     return Dataset("cars", "fgvc", {split: Split(records, reader(folder)) for split, records in parts.items()})
 
 
-def _records(folder: Path, split: str) -> tuple[Record, ...]:
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each split."""
+    return {split: _records(folder, split, layout) for split in LISTS}
+
+
+def _records(folder: Path, split: str, layout: Layout) -> tuple[Record, ...]:
     name = LISTS[split]
     if (folder / "devkit" / name).is_file():  # some put the labels of the test images into the devkit
         name = f"devkit/{name}"
-    path = LAYOUT.file(folder, name)
+    path = layout.file(folder, name)
     (annotations,) = read_arrays(path, "annotations")
     fields = annotations.dtype.names or ()
     if not {"class", "fname"} <= set(fields):

@@ -31,17 +31,22 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
         Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001, 2011.
     """
     folder = LAYOUT.find(root, archive)
-    paths = dict(LAYOUT.rows(folder, "images.txt", *_IMAGE))
-    labels, training = (dict(LAYOUT.rows(folder, name, *line)) for name, line in _LISTS.items())
+    parts = read_parts(folder)
+    if check_counts:
+        verify_counts("cub", LAYOUT.title, parts)
+    return Dataset("cub", "fgvc", {split: Split(records, reader(folder)) for split, records in parts.items()})
+
+
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each split."""
+    paths = dict(layout.rows(folder, "images.txt", *_IMAGE))
+    labels, training = (dict(layout.rows(folder, name, *line)) for name, line in _LISTS.items())
     if not paths.keys() == labels.keys() == training.keys():
         raise ValueError(
             f"images.txt, {' and '.join(_LISTS)} of {folder} do not number the same images: "
             "unpack the original archive again"
         )
-    parts = {
+    return {
         split: tuple(Record(f"images/{path}", int(labels[i])) for i, path in paths.items() if training[i] == flag)
         for split, flag in (("train", "1"), ("test", "0"))
     }
-    if check_counts:
-        verify_counts("cub", LAYOUT.title, parts)
-    return Dataset("cub", "fgvc", {split: Split(records, reader(folder)) for split, records in parts.items()})

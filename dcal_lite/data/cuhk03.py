@@ -1,19 +1,25 @@
 """CUHK03 (Li et al., CVPR 2014) in the new protocol (Zhong et al., CVPR 2017): 767 and 700 people, two views of each.
 
-Boxes were drawn by hand ("labelled") or by a detector ("detected"): two datasets with scores of their own. Images lie
-in `images_labeled` and `images_detected`, named `1_001_1_01.png`: pair of cameras, person, view, number. They are made
-from the release's cuhk-03.mat, an HDF5 file that is not read here, by the CUHK03 class of torchreid or fast-reid. The
-splits are the lists of cuhk03_new_protocol_config_labeled.mat and ..._detected.mat. The old protocol (20 random splits,
-one gallery image a person) is not supported.
-Layout: KaiyangZhou/deep-person-reid, torchreid/data/datasets/image/cuhk03.py; protocol: zhunzhong07/person-re-ranking,
-CUHK03-NP/README.md.
+Boxes were drawn by hand ("labelled") or by a detector ("detected"): two datasets with scores of their own. The release
+is one HDF5 file, cuhk03_release/cuhk-03.mat. Its images are written once, to `images_labeled` and `images_detected`,
+and named as torchreid and fast-reid name them, `1_001_1_01.png`: pair of cameras, person, view, number. The splits are
+the lists of cuhk03_new_protocol_config_labeled.mat and ..._detected.mat, which come from the protocol's authors and lie
+beside these folders. The old protocol (the release's `testsets`: 20 random splits, one gallery image a person) is not
+supported.
+Layout: KaiyangZhou/deep-person-reid, torchreid/data/datasets/image/cuhk03.py, and JDAI-CV/fast-reid,
+fastreid/data/datasets/cuhk03.py; protocol: zhunzhong07/person-re-ranking, CUHK03-NP/README.md.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
 
+from dcal_lite.data.archives import build, copy_beside, data_root, unpack
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.matlab import read_arrays
 from dcal_lite.data.official import verify_counts
@@ -22,6 +28,9 @@ from dcal_lite.errors import check_choice
 
 RELEASE = "cuhk03_release/cuhk-03.mat"
 SPLITS = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
+PAIRS, SHOTS = 5, 10  # pairs of cameras; images of a person in the release, half of them by either view
+_MOST = 999, 1000  # people of a pair, and pixels of a side, both far above what there is
+_DAMAGED = (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # what h5py raises
 
 
 def _layout(boxes: str) -> Layout:
@@ -35,6 +44,10 @@ def _layout(boxes: str) -> Layout:
 
 
 LAYOUTS = {"labelled": _layout("labeled"), "detected": _layout("detected")}
+LISTS = {
+    "images_labeled": "cuhk03_new_protocol_config_labeled.mat",
+    "images_detected": "cuhk03_new_protocol_config_detected.mat",
+}
 
 
 def load(
@@ -48,7 +61,8 @@ def load(
 
     Args:
         root: folder that holds `cuhk03`, or that folder; None as in `data_root`.
-        archive: an archive of that folder, to be unpacked into `root` unless that was done before.
+        archive: cuhk03_release.zip, to be unpacked into that folder unless that was done before; the lists of the new
+            protocol are looked for beside it.
         check_counts: insist on the official numbers of images and identities; False for miniatures.
         protocol: whose boxes, "labelled" or "detected"; to be told with every score.
 
@@ -60,23 +74,83 @@ def load(
     """
     check_choice("protocol of cuhk03", protocol, LAYOUTS)
     layout = LAYOUTS[protocol]
-    folder = layout.find(root, archive)
-    (images,) = layout.holds
-    if not (folder / images).is_dir() and (folder / RELEASE).is_file():
-        raise ValueError(
-            f"{folder} holds {RELEASE} but no {images}: that file is HDF5, which is not read here; make the images "
-            "with the CUHK03 class of torchreid or fast-reid first"
-        )
-    parts = _parts(layout, folder)
+    if archive is not None:
+        _unpack(Path(archive).expanduser(), layout.find(root))
+    folder = find(root, layout)
+    parts = read_parts(folder, layout)
     if check_counts:
         verify_counts(f"cuhk03/{protocol}", layout.title, parts)
     return Dataset("cuhk03", "reid", {split: Split(records, reader(folder)) for split, records in parts.items()})
 
 
-def _parts(layout: Layout, folder: Path) -> dict[str, tuple[Record, ...]]:
+def _unpack(archive: Path, folder: Path) -> None:
+    release = folder / RELEASE
+    unpack(archive, release.parent, holds=(release.name,))
+    copy_beside(archive, folder, LISTS.values())
+
+
+def find(root: str | Path | None, layout: Layout) -> Path:
+    """The dataset's folder, in which the images are made if only the release's file is there.
+
+    Raises:
+        ValueError: that file is not the release, it is damaged, or h5py is missing.
+    """
+    root = data_root(root)
+    folder = root if (root / RELEASE).is_file() else layout.find(root)
+    (images,) = layout.holds
+    if (folder / RELEASE).is_file():
+        build(folder / images, partial(_write_images, folder / RELEASE, images))
+    return folder
+
+
+def _write_images(release: Path, images: str, folder: Path) -> None:
+    found = _images(release, images.removeprefix("images_"))
+    for name, pixels in tqdm(found, desc=f"make {images}", unit="image"):
+        Image.fromarray(pixels).save(folder / name)
+
+
+def _images(release: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and pixels (H, W, 3) of every image of one kind, "labeled" or "detected".
+
+    A cell array of MATLAB holds references: a cell for each pair of cameras, in it people x 10 cells with images, some
+    of them empty. HDF5 has the axes of all MATLAB arrays in reverse order.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ValueError(f"reading {release} needs h5py: pip install h5py") from error
+    try:
+        with h5py.File(release, "r", locking=False) as file:  # a read-only disk may not be able to lock
+            pairs = file[kind]
+            _check(pairs.shape in [(1, n + 1) for n in range(PAIRS)], f"{kind} is {pairs.shape}")
+            for pair, people in enumerate(pairs[0], start=1):
+                cells = file[people]
+                _check(cells.ndim == 2 and cells.shape[0] == SHOTS and cells.shape[1] <= _MOST[0],
+                       f"pair {pair} of {kind} is {cells.shape}")  # fmt: skip
+                for (person, shot), cell in np.ndenumerate(cells[()].T):
+                    name = f"{pair}_{person + 1:03d}_{1 + (shot >= SHOTS // 2)}_{shot + 1:02d}.png"
+                    if file[cell].ndim == 3:  # an empty cell holds its sizes instead, in one row
+                        yield name, _pixels(file[cell], name)
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0].strip("'\"")
+        raise ValueError(f"{release} is not the release of CUHK03, or damaged ({reason}): get it again") from error
+
+
+def _pixels(image: "h5py.Dataset", name: str) -> np.ndarray:
+    fits = image.shape[0] == 3 and 1 <= min(image.shape) <= max(image.shape) <= _MOST[1]
+    _check(fits and image.dtype == np.uint8, f"image {name} is {image.shape} {image.dtype}")
+    return image[()].transpose(2, 1, 0)
+
+
+def _check(fine: bool, otherwise: str) -> None:
+    if not fine:
+        raise ValueError(otherwise)
+
+
+def read_parts(folder: Path, layout: Layout) -> dict[str, tuple[Record, ...]]:
     """The records of each split, as the file of the new protocol lists them (numbers from 1)."""
     (images,) = layout.holds
-    path = layout.file(folder, f"cuhk03_new_protocol_config_{images.removeprefix('images_')}.mat")
+    path = layout.file(folder, LISTS[images])
     names, labels, *lists = read_arrays(path, "filelist", "labels", *SPLITS.values())
     there = {record.source: record for record in layout.records(folder, images)}
     listed = np.concatenate(lists)

@@ -49,15 +49,16 @@ def load(
         archive = Path(archive).expanduser()
         unpack(archive, folder / "jpg")
         copy_beside(archive, folder, LISTS)
-    parts = _parts(folder)
+    parts = read_parts(folder)
     if check_counts:
         verify_counts("flowers102", LAYOUT.title, parts)
     splits = train_and_val(parts, protocol)
     return Dataset("flowers102", "fgvc", {split: Split(records, reader(folder)) for split, records in splits.items()})
 
 
-def _parts(folder: Path) -> dict[str, tuple[Record, ...]]:
-    labels_file, lists_file = (LAYOUT.file(folder, name) for name in LISTS)
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each list."""
+    labels_file, lists_file = (layout.file(folder, name) for name in LISTS)
     (labels,) = read_arrays(labels_file, "labels")
     lists = read_arrays(lists_file, "trnid", "valid", "tstid")
     numbers = np.sort(np.concatenate(lists))

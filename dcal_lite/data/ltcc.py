@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Split, reader
+from dcal_lite.data.records import Dataset, Record, Split, reader
 from dcal_lite.errors import check_choice
 
 PROTOCOLS = ("general", "cloth-changing")
@@ -48,9 +48,14 @@ def load(
     """
     check_choice("protocol of ltcc", protocol, PROTOCOLS)
     folder = LAYOUT.find(root, archive)
-    parts = {part: LAYOUT.records(folder, part) for part in SPLITS.values()}
+    parts = read_parts(folder)
     if check_counts:
         verify_counts("ltcc", LAYOUT.title, parts)
     if protocol == "general":
         parts = {part: tuple(replace(record, clothes=-1) for record in records) for part, records in parts.items()}
     return Dataset("ltcc", "reid", {split: Split(parts[part], reader(folder)) for split, part in SPLITS.items()})
+
+
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each folder."""
+    return {part: layout.records(folder, part) for part in SPLITS.values()}

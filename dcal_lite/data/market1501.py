@@ -3,8 +3,9 @@
 A file name is `0002_c1s1_000451_03.jpg`: identity, camera, sequence, frame, box. In the test folder, identity 0000
 marks distractors, which stay in the gallery, and -1 marks junk (bad boxes of a detector), which counts for nothing
 and is left out here. In multi-query evaluation, a query is the mean embedding of all images of `gt_bbox` that show its
-person to its camera (layumi/Person_reID_baseline_pytorch, prepare.py and evaluate_gpu.py). The images are for research
-only and may not be passed on.
+person to its camera. The images are for research only and may not be passed on.
+Layout: KaiyangZhou/deep-person-reid, torchreid/data/datasets/image/market1501.py; multi-query:
+layumi/Person_reID_baseline_pytorch, prepare.py and evaluate_gpu.py.
 """
 
 from dataclasses import replace
@@ -59,6 +60,12 @@ def load(
         parts["query"] = _tracks(parts["query"], parts[BOXES])
     splits = {split: Split(without(parts[part], JUNK), reader(folder)) for split, part in SPLITS.items()}
     return Dataset("market1501", "reid", splits)
+
+
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each folder, with those of `gt_bbox` where it is there."""
+    names = [*SPLITS.values(), *([BOXES] if (folder / BOXES).is_dir() else [])]
+    return {part: layout.records(folder, part) for part in names}
 
 
 def _tracks(queries: tuple[Record, ...], boxes: tuple[Record, ...]) -> tuple[Record, ...]:

@@ -46,10 +46,15 @@ def load(
     layout = LAYOUTS[protocol]
     folder = layout.find(root, archive)
     _check_version(folder, protocol)
-    parts = {split: _records(layout, folder, split) for split in LISTS}
+    parts = read_parts(folder, layout)
     if check_counts:
         verify_counts("msmt17", layout.title, parts)
     return Dataset("msmt17", "reid", {split: Split(records, reader(folder)) for split, records in parts.items()})
+
+
+def read_parts(folder: Path, layout: Layout) -> dict[str, tuple[Record, ...]]:
+    """The records of each split."""
+    return {split: _records(layout, folder, split) for split in LISTS}
 
 
 def _records(layout: Layout, folder: Path, split: str) -> tuple[Record, ...]:

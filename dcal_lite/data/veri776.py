@@ -52,12 +52,17 @@ def load(
     """
     check_choice("protocol of veri776", protocol, PROTOCOLS)
     folder = LAYOUT.find(root, archive)
-    parts = {part: LAYOUT.records(folder, part) for part in SPLITS.values()}
+    parts = read_parts(folder)
     if protocol == "image-to-track":
         parts["image_test"] = _with_tracks(folder, parts["image_test"])
     if check_counts:
         verify_counts("veri776", LAYOUT.title, parts)
     return Dataset("veri776", "reid", {split: Split(parts[part], reader(folder)) for split, part in SPLITS.items()})
+
+
+def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
+    """The records of each folder."""
+    return {part: layout.records(folder, part) for part in SPLITS.values()}
 
 
 def _with_tracks(folder: Path, records: tuple[Record, ...]) -> tuple[Record, ...]:
