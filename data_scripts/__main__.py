@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("dataset", choices=DATASETS)
         command.add_argument("--root", type=Path, required=True, help="folder that holds, or will hold, the dataset")
     commands.choices["miniature"].add_argument("--seed", type=int, default=0, help="of the drawn images")
-    commands.choices["verify"].add_argument("--protocol", help="as in the dataset's load function")
+    commands.choices["miniature"].add_argument(
+        "--labels", type=int, default=argparse.SUPPRESS, help="number of identities or classes"
+    )
+    commands.choices["verify"].add_argument("--protocol", help="version of msmt17 or cuhk03; else, what is there")
     options = vars(parser.parse_args(arguments))
     run = getattr(DATASETS[options.pop("dataset")], options.pop("command"))
     try:

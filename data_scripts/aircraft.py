@@ -3,35 +3,42 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from data_scripts.common import BIRDS, README, File, Shot, birds, encode, text, verifier, write_archive
-from dcal_lite.data.aircraft import LAYOUT
+from dcal_lite.data.aircraft import BANNER, LAYOUT
 
-VARIANTS = {1: "707-320", 2: "A340-200", 3: "F/A-18"}  # names like the real ones, with what they may hold
-verify = verifier("aircraft")
+VARIANTS = ("707-320", "A340-200", "F/A-18")  # names like the real ones, with what they may hold
+verify = verifier("aircraft", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
     """Write a small archive in the layout of FGVC-Aircraft, without families and manufacturers.
 
     Args:
         root: folder to write `fgvc-aircraft-2013b.tar.gz` to.
         seed: of the drawn birds.
+        labels: number of classes.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.tar.gz", _files(seed), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.tar.gz", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(seed: int) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
     yield "README.md", README.format(title=LAYOUT.title, **BIRDS).encode()
-    yield "data/variants.txt", text(VARIANTS.values())
-    shots = birds(seed)
+    variants = [*VARIANTS, *(f"Variant {i}" for i in range(len(VARIANTS), labels))][:labels]
+    yield "data/variants.txt", text(variants)
+    shots = birds("aircraft", seed, labels)
     for part, chosen in (shots | {"trainval": shots["train"] + shots["val"]}).items():
         chosen = sorted(chosen, key=lambda shot: (shot.label, shot.number))
-        yield f"data/images_variant_{part}.txt", text(f"{_name(shot)} {VARIANTS[shot.label]}" for shot in chosen)
+        yield f"data/images_variant_{part}.txt", text(f"{_name(shot)} {variants[shot.label - 1]}" for shot in chosen)
     for shot in (shot for chosen in shots.values() for shot in chosen):
-        yield f"data/images/{_name(shot)}.jpg", encode(shot.image, (120, 100))
+        image = np.asarray(Image.fromarray(shot.image).resize((120, 100)))
+        banner = np.full((BANNER, 120, 3), 255, dtype=np.uint8)
+        yield f"data/images/{_name(shot)}.jpg", encode(np.concatenate([image, banner]), (120, 100 + BANNER))
 
 
 def _name(shot: Shot) -> str:

@@ -9,27 +9,28 @@ from data_scripts.common import BIRDS, README, File, Shot, birds, encode, matlab
 from dcal_lite.data.cars import LAYOUT, LISTS
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-verify = verifier("cars")
+verify = verifier("cars", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
     """Write a small archive of the folder that torchvision expects.
 
     Args:
         root: folder to write `stanford_cars.zip` to; the real dataset came in several archives.
         seed: of the drawn birds.
+        labels: number of classes.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(seed: int) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
     yield "README.txt", README.format(title=LAYOUT.title, **BIRDS).encode()
-    shots = birds(seed)
+    shots = birds("cars", seed, labels)
     shots = {"train": shots["train"] + shots["val"], "test": shots["test"]}
-    names = np.array([["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Acura TL Sedan 2012"]], dtype=object)
+    names = np.array([[f"Maker Model {2000 + label}" for label in range(1, labels + 1)]], dtype=object)
     yield "devkit/cars_meta.mat", matlab({"class_names": names})
     for split, chosen in shots.items():
         chosen = sorted(chosen, key=lambda shot: shot.number)

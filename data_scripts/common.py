@@ -3,9 +3,10 @@
 import gzip
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import IO, NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -15,14 +16,18 @@ from PIL import Image
 from scipy.io import savemat
 from tqdm.auto import tqdm
 
-from dcal_lite.data import Record, Split, load_dataset
+from dcal_lite.data import Record, load_dataset, official
+from dcal_lite.data.layout import Layout
 from dcal_lite.data.plumage import SPECIES, Plumage
+from dcal_lite.data.records import read_image
+from dcal_lite.errors import check_choice
 
 File = tuple[str, bytes]  # name and content
 README = "A miniature of {title} in its layout. All {what} are drawn ({world}); none is real.\n"
 PEOPLE = {"what": "people", "world": "dcal_lite.data.promenade"}
 VEHICLES = {"what": "vehicles are drawn people, as stand-ins: they", "world": "dcal_lite.data.promenade"}
 BIRDS = {"what": "images", "world": "birds of dcal_lite.data.plumage, whatever the classes are called"}
+_SHOWN = 20  # problems
 
 
 class Shot(NamedTuple):
@@ -34,9 +39,14 @@ class Shot(NamedTuple):
     image: np.ndarray
 
 
-def people(seed: int) -> dict[str, list[Shot]]:
-    """The shots of each split: three people to train with, two others to find among them and four strangers."""
-    world = load_dataset("promenade", seed=seed, size=(64, 32), train=3, test=2, strangers=4)
+def people(name: str, seed: int, labels: int) -> dict[str, list[Shot]]:
+    """The shots of each split: one half of the people to train with, the other to find among them and four strangers.
+
+    Raises:
+        ValueError: as from `train_and_test`.
+    """
+    train, test = train_and_test(name, labels)
+    world = load_dataset("promenade", seed=seed, size=(64, 32), train=train, test=test, strangers=4)
     known = [*world["train"].classes, *world["query"].classes]
     numbers = {0: 0} | {int(person): i for i, person in enumerate(known, start=1)}
     shots: dict[str, list[Shot]] = {}
@@ -47,15 +57,43 @@ def people(seed: int) -> dict[str, list[Shot]]:
     return shots
 
 
-def birds(seed: int) -> dict[str, list[Shot]]:
-    """The shots of each split: three species, all of one camera."""
+def train_and_test(name: str, labels: int) -> tuple[int, int]:
+    """The halves of a miniature's people; the names of its files hold as many as the real dataset has.
+
+    Raises:
+        ValueError: there are fewer than 2 people, or more than in the real dataset.
+    """
+    train, query, *_ = _published(name)
+    _check_labels(labels, train + query)
+    return labels - labels // 2, labels // 2
+
+
+def birds(name: str, seed: int, labels: int) -> dict[str, list[Shot]]:
+    """The shots of each split: one species for each class, again from the first where they run out; one camera.
+
+    Raises:
+        ValueError: there are fewer than 2 classes, or more than in the real dataset.
+    """
+    _check_labels(labels, max(_published(name)))
     world = Plumage(seed, (64, 64))
+    step = len(SPECIES) * -(-labels // len(SPECIES))  # from one image of a class to the next, of the same species
     rounds = {"train": range(4), "val": range(4, 6), "test": range(6, 9)}
-    places = {split: [len(SPECIES) * i + k for k in range(3) for i in chosen] for split, chosen in rounds.items()}
     return {
-        split: [Shot(i % len(SPECIES) + 1, 0, i, world.draw(i, masks=False).image) for i in numbers]
-        for split, numbers in places.items()
-    }
+        split: [Shot(k + 1, 0, step * i + k, world.draw(step * i + k, masks=False).image)
+                for k in range(labels) for i in chosen]
+        for split, chosen in rounds.items()
+    }  # fmt: skip
+
+
+def _published(name: str) -> list[int]:
+    """The numbers of labels in the parts of the real dataset."""
+    key = next(key for key in official.COUNTS if key.partition("/")[0] == name)
+    return [labels for _, labels in official.COUNTS[key].values()]
+
+
+def _check_labels(labels: int, most: int) -> None:
+    if not 2 <= labels <= most:
+        raise ValueError(f"labels must be 2 to {most}, as many as the real dataset has, got {labels}: change --labels")
 
 
 def encode(image: np.ndarray, size: tuple[int, int], kind: str = "JPEG") -> bytes:
@@ -105,57 +143,141 @@ def _write_tar(file: IO[bytes], files: Iterable[File]) -> None:
             archive.addfile(entry, io.BytesIO(content))
 
 
-def verifier(name: str, check: Callable[[Path], None] | None = None) -> Callable[..., str]:
+def verifier(
+    name: str,
+    layouts: Mapping[str, Layout],
+    *,
+    find: Callable[[Path, Layout], Path] = lambda root, layout: layout.find(root),
+    check: Callable[[Path], None] | None = None,
+) -> Callable[..., str]:
     """The function `verify` of a dataset's script.
 
     Args:
         name: as `load_dataset` knows it.
-        check: a further test of the dataset's root; it raises ValueError.
+        layouts: of each version, by the protocol that reads it; of the only one by "".
+        find: tells the folder of a layout in a root.
+        check: a further test of the dataset's folder; it raises ValueError.
     """
 
     def verify(root: Path, *, protocol: str | None = None) -> str:
-        """Check the numbers of images and labels against the published ones, and that every image decodes.
+        """Compare a copy with what was published: print a table, and all that is wrong.
+
+        Every image is decoded. Several versions are told apart by their folders, whatever these lie in.
 
         Args:
             root: folder that holds the dataset's folder.
-            protocol: as in the dataset's `load`.
+            protocol: the version to verify; None: every one that is there.
 
         Returns:
-            A line for each split, and one that tells pictures of the training part that are in another one, too.
+            One line that says that all is well.
 
         Raises:
-            ValueError: a number differs, or an image is broken.
+            ValueError: the dataset is not there, or anything is wrong with it.
         """
-        dataset = load_dataset(name, root, **({} if protocol is None else {"protocol": protocol}))
-        if check is not None:
-            check(root)
-        pictures = {split: _digests(data, split) for split, data in dataset.splits.items()}
-        return "\n".join([*(_row(split, data) for split, data in dataset.splits.items()), _twins(pictures)])
+        if protocol is not None:
+            if "" in layouts:
+                raise ValueError(f"all protocols of {name} read the same files: leave --protocol out")
+            check_choice(f"version of {name}", protocol, layouts)
+        folders = [find(root, layout) for layout in layouts.values()]
+        there = {version: folder for version, layout in layouts.items() for folder in folders
+                 if any((folder / part).exists() for part in layout.holds)}  # fmt: skip
+        chosen = [version for version in there if protocol in (None, version)]
+        if not chosen:
+            wanted = layouts[protocol] if protocol else next(iter(layouts.values()))
+            others = " and ".join(f"{folder} holds {layouts[version].title}" for version, folder in there.items())
+            raise ValueError(f"{others}, not {wanted.title}") if there else wanted.missing("folder", folders[0])
+        problems = [_verify(name, version, layouts[version], there[version], check) for version in chosen]
+        titles = " and ".join(layouts[version].title for version in chosen)
+        if any(problems):
+            raise ValueError(f"{titles}: not as published, see the problems above ({sum(problems)})")
+        return f"{titles}: as published"
 
     return verify
 
 
-def _digests(split: Split, name: str) -> dict[bytes, str]:
-    """The name of an image for every different picture of a split, all of which are decoded."""
+def _verify(name: str, version: str, layout: Layout, folder: Path, check: Callable[[Path], None] | None) -> int:
+    """Print the table of one version and its problems; return their number."""
+    print(f"{layout.title} in {folder}")
+    try:
+        parts = import_module(f"dcal_lite.data.{name}").read_parts(folder, layout)
+    except ValueError as error:
+        print(f"problem: {error}")
+        return 1
+    key = f"{name}/{version}" if f"{name}/{version}" in official.COUNTS else name
+    print(_table(name, key, parts))
+    problems = official.wrong_counts(key, layout.title, parts)
+    if (cameras := _cameras(*parts.values())) != official.CAMERAS.get(name, cameras):
+        problems.append(f"{layout.title} has {official.CAMERAS[name]} cameras, but {cameras} are there")
+    if all(len(records) < official.COUNTS[key][part][0] for part, records in parts.items()):
+        print("every part is smaller than published: an incomplete copy, or a miniature (load with check_counts=False)")
+    pictures = {part: _digests(part, records, folder, problems) for part, records in parts.items()}
+    twins = _twins(pictures)
+    known = official.TWINS.get(name, set()) & set(twins)
+    problems += [f"{one} and {other} are the same picture" for one, other in twins if (one, other) not in known]
+    if check is not None:
+        try:
+            check(folder)
+        except ValueError as error:
+            problems.append(str(error))
+    for one, other in sorted(known):
+        print(f"as published: {one} and {other} are the same picture")
+    for problem in problems[:_SHOWN]:
+        print(f"problem: {problem}")
+    if len(problems) > _SHOWN:
+        print(f"... and {len(problems) - _SHOWN:,} more")
+    return len(problems)
 
-    def digest(record: Record) -> bytes:
-        return blake2b(split.read(record), digest_size=16).digest()
+
+def _table(name: str, key: str, parts: Mapping[str, Sequence[Record]]) -> str:
+    """What is there beside what was published, with a star where that is known only second hand."""
+    hearsay = official.SECOND_HAND.get(key, {})
+    rows = [["part", "images", "official", "labels", "official", "cameras", "official"]]
+    for part, records in parts.items():
+        pairs = zip(official.count(records), official.COUNTS[key][part], strict=True)
+        star = "*" if part in hearsay else " "
+        cells = [cell for found, published in pairs for cell in (f"{found:,}", f"{published:,}{star}")]
+        rows.append([part, *cells, str(_cameras(records)), ""])
+    if name in official.CAMERAS:
+        rows.append(["all", *[""] * 4, str(_cameras(*parts.values())), f"{official.CAMERAS[name]} "])
+    else:
+        rows = [row[:5] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.rjust(width) if i else cell.ljust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+             for row in rows]  # fmt: skip
+    return "\n".join([*lines, *(f"* second hand: {source}" for source in sorted(set(hearsay.values())))])
+
+
+def _cameras(*parts: Sequence[Record]) -> int:
+    return len({record.camera for records in parts for record in records})
+
+
+def _digests(part: str, records: Sequence[Record], folder: Path, problems: list[str]) -> dict[bytes, str]:
+    """The name of an image for every different picture; why an image cannot be decoded is added to `problems`."""
+
+    def digest(record: Record) -> bytes | str:
+        try:
+            return blake2b(read_image(folder / record.source), digest_size=16).digest()
+        except ValueError as error:
+            return str(error)
 
     with ThreadPoolExecutor() as pool:
-        found = list(tqdm(pool.map(digest, split.records), desc=name, total=len(split), unit="image"))
-    return {key: record.source for key, record in zip(found, split.records, strict=True)}
+        found = list(tqdm(pool.map(digest, records), desc=part, total=len(records), unit="image"))
+    problems += [reason for reason in found if isinstance(reason, str)]
+    return {key: record.source for key, record in zip(found, records, strict=True) if isinstance(key, bytes)}
 
 
-def _row(name: str, split: Split) -> str:
-    return f"{name:8}{len(split):7,} images{len(split.classes):6,} labels{len(set(split.cameras)):4} cameras"
+def _twins(pictures: Mapping[str, dict[bytes, str]]) -> list[tuple[str, str]]:
+    """The images that show one picture and are in two parts, of which one is to train or validate with, one to test.
 
-
-def _twins(pictures: dict[str, dict[bytes, str]]) -> str:
-    """What is in the training part and elsewhere; that queries are in the gallery, too, is a dataset's own business."""
-    elsewhere = {key: source for split, part in pictures.items() if split != "train" for key, source in part.items()}
-    both = sorted((source, elsewhere[key]) for key, source in pictures["train"].items() if key in elsewhere)
-    first = f", first {both[0][0]} as {both[0][1]}" if both else ""
-    return f"pictures of train that are in another split, too: {len(both)}{first}"
+    Queries may be in the gallery, and `gt_bbox` may hold anything.
+    """
+    train, *others = (part for part in pictures if part != "gt_bbox")
+    pairs = [(train, other) for other in others]
+    if "val" in others:
+        pairs.append(("val", "test"))
+    return sorted((pictures[one][key], pictures[other][key]) for one, other in pairs
+                  for key in pictures[one].keys() & pictures[other].keys())  # fmt: skip
 
 
 def matlab(arrays: dict[str, np.ndarray]) -> bytes:

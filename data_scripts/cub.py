@@ -7,27 +7,28 @@ from data_scripts.common import BIRDS, README, File, birds, encode, numbered, te
 from dcal_lite.data.cub import LAYOUT
 from dcal_lite.data.plumage import SPECIES
 
-verify = verifier("cub")
+verify = verifier("cub", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
     """Write a small archive in the layout of CUB-200-2011, without its parts and attributes.
 
     Args:
         root: folder to write `CUB_200_2011.tgz` to.
         seed: of the drawn birds.
+        labels: number of classes.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.tgz", _files(seed), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.tgz", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(seed: int) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
     yield "README", README.format(title=LAYOUT.title, **BIRDS).encode()
-    shots = [(shot, split) for split, part in birds(seed).items() for shot in part]
+    shots = [(shot, split) for split, part in birds("cub", seed, labels).items() for shot in part]
     shots.sort(key=lambda pair: (pair[0].label, pair[0].number))  # the two splits take turns in the lists
-    names = {shot.label: SPECIES[shot.label - 1].family.name.title() for shot, _ in shots}
+    names = {shot.label: SPECIES[(shot.label - 1) % len(SPECIES)].family.name.title() for shot, _ in shots}
     folders = {label: f"{label:03d}.{name}_{label}" for label, name in names.items()}
     paths = [
         f"{folders[shot.label]}/{names[shot.label]}_{shot.number:04d}_{i}.jpg" for i, (shot, _) in enumerate(shots)

@@ -7,20 +7,21 @@ import numpy as np
 from data_scripts.common import BIRDS, README, birds, encode, matlab, verifier, write_archive
 from dcal_lite.data.flowers102 import LAYOUT, LISTS
 
-verify = verifier("flowers102")
+verify = verifier("flowers102", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
     """Write a small archive of images in the layout of Flowers-102, and the two lists beside it.
 
     Args:
         root: folder to write `102flowers.tgz`, `imagelabels.mat` and `setid.mat` to.
         seed: of the drawn birds.
+        labels: number of classes.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    shots = birds(seed)
+    shots = birds("flowers102", seed, labels)
     every = sorted((shot for part in shots.values() for shot in part), key=lambda shot: (shot.label, shot.number))
     files = [(f"jpg/image_{i:05d}.jpg", encode(shot.image, (120, 100))) for i, shot in enumerate(every, start=1)]
     readme = README.format(title=LAYOUT.title, **BIRDS).encode()

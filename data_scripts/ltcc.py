@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_scripts.common import PEOPLE, README, File, encode, text, verifier, write_archive
+from data_scripts.common import PEOPLE, README, File, encode, text, train_and_test, verifier, write_archive
 from dcal_lite.data.ltcc import LAYOUT, SPLITS
 from dcal_lite.data.promenade import CAMERAS, SHOTS, Promenade, index_of
 
-IDENTITIES = {"train": (1, 2, 3), "query": (4, 5, 6), "gallery": (4, 5, 6)}
-STEADY = (3, 6)  # people who never change their clothes
-verify = verifier("ltcc")
+STEADY = 3  # every third person never changes clothes
+verify = verifier("ltcc", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 6) -> str:
     """Write a small archive in the layout of LTCC, without its silhouettes and poses.
 
     Whoever changes clothes is drawn as another person: the drawn people are known by little but their clothes.
@@ -20,22 +19,26 @@ def miniature(root: Path, *, seed: int = 0) -> str:
     Args:
         root: folder to write `LTCC_ReID.zip` to.
         seed: of the drawn people.
+        labels: number of people, to train with and to find.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(Promenade(seed, (64, 32))), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(world: Promenade) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
+    world = Promenade(seed, (64, 32))
+    train, _ = train_and_test("ltcc", labels)
+    test = range(train + 1, labels + 1)
     yield "readme.txt", README.format(title=LAYOUT.title, **PEOPLE).encode()
-    for split, people in IDENTITIES.items():
+    for split, people in {"train": range(1, train + 1), "query": test, "gallery": test}.items():
         for person in people:
             for camera in range(len(CAMERAS)):
                 yield from _shots(world, split, person, camera)
         if split != "query":
-            changing = [str(person) for person in people if person not in STEADY]
-            steady = [str(person) for person in people if person in STEADY]
+            changing = [str(person) for person in people if person % STEADY]
+            steady = [str(person) for person in people if not person % STEADY]
             yield f"info/cloth-change_id_{SPLITS[split]}.txt", text(changing)
             yield f"info/cloth-unchange_id_{SPLITS[split]}.txt", text(steady)
 
@@ -43,8 +46,8 @@ def _files(world: Promenade) -> Iterator[File]:
 def _shots(world: Promenade, split: str, person: int, camera: int) -> Iterator[File]:
     """The first shot is a query, the last two show the second outfit."""
     for shot in {"train": range(SHOTS), "query": range(1), "gallery": range(1, SHOTS)}[split]:
-        outfit = 2 if shot >= SHOTS // 2 and person not in STEADY else 1
+        outfit = 2 if shot >= SHOTS // 2 and person % STEADY else 1
         index = index_of(person, camera, shot)
         name = f"{person:03d}_{outfit}_c{camera + 1}_{index:06d}.png"
-        drawing = world.draw(index, label=2 * person + 100 * outfit, masks=False)
+        drawing = world.draw(index, label=2 * (person + 1000 * outfit), masks=False)
         yield f"{SPLITS[split]}/{name}", encode(drawing.image, (64, 128), "PNG")

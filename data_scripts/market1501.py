@@ -7,26 +7,27 @@ from data_scripts.common import PEOPLE, README, File, encode, people, verifier, 
 from dcal_lite.data.market1501 import LAYOUT, SPLITS
 
 SIZE = (64, 128)
-verify = verifier("market1501")
+verify = verifier("market1501", {"": LAYOUT})
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
     """Write a small archive in the layout of Market-1501, all but the .mat files of gt_query.
 
     Args:
         root: folder to write `Market-1501-v15.09.15.zip` to.
         seed: of the drawn people.
+        labels: number of people, to train with and to find.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(seed: int) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
     """Name and content of every file in the archive."""
     yield "readme.txt", README.format(title=LAYOUT.title, **PEOPLE).encode()
-    for split, shots in people(seed).items():
+    for split, shots in people("market1501", seed, labels).items():
         for shot in shots:
             name, jpeg = f"_c{shot.camera}s1_{shot.number:06d}_01.jpg", encode(shot.image, SIZE)
             yield f"{SPLITS[split]}/{shot.label:04d}{name}", jpeg

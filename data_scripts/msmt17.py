@@ -8,20 +8,21 @@ from dcal_lite.data.layout import Layout
 from dcal_lite.data.msmt17 import LAYOUTS
 
 ARCHIVES = {"V1": "MSMT17_V1.tar.gz", "V2": "MSMT17_V2.zip"}  # which formats the owners send is known second hand
-verify = verifier("msmt17")
+verify = verifier("msmt17", LAYOUTS)
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
     """Write a small archive in the layout of each version.
 
     Args:
         root: folder to write `MSMT17_V1.tar.gz` and `MSMT17_V2.zip` to.
         seed: of the drawn people.
+        labels: number of people, to train with and to find.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    shots = people(seed)
+    shots = people("msmt17", seed, labels)
     return "\n".join(
         write_archive(root / ARCHIVES[version], _files(layout, shots), folder=layout.folder)
         for version, layout in LAYOUTS.items()

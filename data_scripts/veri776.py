@@ -30,25 +30,26 @@ def _check_lists(root: Path) -> None:
             )
 
 
-verify = verifier("veri776", _check_lists)
+verify = verifier("veri776", {"": LAYOUT}, check=_check_lists)
 
 
-def miniature(root: Path, *, seed: int = 0) -> str:
+def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
     """Write a small archive in the layout of VeRi-776; drawn people stand in for vehicles.
 
     Args:
         root: folder to write `VeRi.zip` to.
         seed: of the drawn people.
+        labels: number of people, to train with and to find.
 
     Raises:
-        ValueError: there is an archive of this name already.
+        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed), folder=LAYOUT.folder)
+    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
 
 
-def _files(seed: int) -> Iterator[File]:
+def _files(seed: int, labels: int) -> Iterator[File]:
     yield "ReadMe.txt", README.format(title=LAYOUT.title, **VEHICLES).encode()
-    shots = people(seed)
+    shots = people("veri776", seed, labels)
     shots["gallery"] = shots["query"] + [shot for shot in shots["gallery"] if shot.label]  # queries are in the gallery
     shots = {split: sorted(chosen, key=_name) for split, chosen in shots.items()}
     for split, chosen in shots.items():

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from dcal_lite.data.archives import build, copy_beside, data_root, unpack
 from dcal_lite.data.layout import Layout
-from dcal_lite.data.matlab import read_arrays
+from dcal_lite.data.matlab import load_h5py, read_arrays
 from dcal_lite.data.official import verify_counts
 from dcal_lite.data.records import Dataset, Record, Split, reader
 from dcal_lite.errors import check_choice
@@ -115,10 +115,7 @@ def _images(release: Path, kind: str) -> Iterator[tuple[str, np.ndarray]]:
     A cell array of MATLAB holds references: a cell for each pair of cameras, in it people x 10 cells with images, some
     of them empty. HDF5 has the axes of all MATLAB arrays in reverse order.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ValueError(f"reading {release} needs h5py: pip install h5py") from error
+    h5py = load_h5py()
     try:
         with h5py.File(release, "r", locking=False) as file:  # a read-only disk may not be able to lock
             pairs = file[kind]

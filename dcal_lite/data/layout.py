@@ -48,20 +48,30 @@ class Layout:
         """Records of the images in `folder / part`, by name; other files and hidden ones are passed over.
 
         Raises:
-            ValueError: there is no such folder, or a name does not match.
+            ValueError: there is no such folder, or names do not match.
         """
         if not (folder / part).is_dir():
             raise self.missing("folder", folder / part)
         suffix = Path(self.example).suffix
         names = (path.name for path in (folder / part).iterdir() if path.suffix == suffix)
-        return tuple(self.record(f"{part}/{name}") for name in sorted(names) if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith("."))
+        unlike = [name for name in names if self._match(name) is None]
+        if len(unlike) > 1:
+            raise ValueError(
+                f"{len(unlike):,} of {len(names):,} names in {folder / part}, first {unlike[0]!r}, are not like "
+                f"{self.example}: {self.hint}"
+            )
+        return tuple(self.record(f"{part}/{name}") for name in names)
 
     def record(self, source: str) -> Record:
         """The record that an image's name tells; `source` is its path below the dataset's folder."""
-        match = re.fullmatch(self.pattern, source.rpartition("/")[2], re.ASCII)
+        match = self._match(source.rpartition("/")[2])
         if match is None:
             raise ValueError(f"{source!r} is not a name like {self.example}: {self.hint}")
         return Record(source, **{field: int(number) for field, number in match.groupdict().items()})
+
+    def _match(self, name: str) -> re.Match[str] | None:
+        return re.fullmatch(self.pattern, name, re.ASCII)
 
     def rows(self, folder: Path, name: str, pattern: str, example: str) -> list[tuple[str, ...]]:
         """The groups of `pattern` in every line of the text file `folder / name`; empty lines are passed over.

@@ -1,9 +1,11 @@
-"""MATLAB files (version 5): arrays by name, and one clear error for whatever is wrong."""
+"""MATLAB files: arrays of version 5 by name, the package for version 7.3, one clear error for whatever is wrong."""
 
 import pickle
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -19,6 +21,18 @@ except Exception as error:
     read = f"no MATLAB file, or damaged ({(str(error) or type(error).__name__).splitlines()[0]}): get it again"
 pickle.dump(read, sys.stdout.buffer)
 """
+
+
+def load_h5py() -> ModuleType:
+    """The package h5py, which only files of version 7.3 need.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return import_module("h5py")
+    except ImportError as error:
+        raise ValueError("MATLAB files of version 7.3 need h5py: pip install h5py") from error
 
 
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
