@@ -119,11 +119,12 @@ def write_archive(path: Path, files: Iterable[File], *, folder: str = "") -> str
     """
     if path.exists():
         raise ValueError(f"{path} exists: remove it, or choose another --root")
+    members = sorted((f"{folder}/{name}" if folder else name, content) for name, content in files)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     write = _write_zip if path.suffix == ".zip" else _write_tar
     with part.open("wb") as file:
-        write(file, sorted((f"{folder}/{name}" if folder else name, content) for name, content in files))
+        write(file, members)
     part.rename(path)
     return str(path)
 

@@ -83,7 +83,8 @@ def _lists(shots: dict[str, list[Shot]]) -> bytes:
     """The MATLAB file of the new protocol for boxes of one kind."""
     chosen = sorted((_name(shot), shot) for split in shots.values() for shot in split)
     names = [name for name, _ in chosen]
-    lists = {SPLITS[split]: [names.index(_name(shot)) + 1 for shot in part] for split, part in shots.items()}
+    place = {name: i for i, name in enumerate(names, start=1)}
+    lists = {SPLITS[split]: [place[_name(shot)] for shot in part] for split, part in shots.items()}
     columns = {name: np.array([sorted(numbers)], dtype=np.uint16).T for name, numbers in lists.items()}
     return matlab({
         "filelist": np.array(names, dtype=object)[:, None],

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
+import h5py
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,14 +70,21 @@ def manifest_ltcc(contents):
 
 
 def manifest_cuhk03(contents):
-    lists = loadmat(io.BytesIO(contents["cuhk03/cuhk03_new_protocol_config_labeled.mat"]))
+    lists = loadmat(io.BytesIO(contents["cuhk03_new_protocol_config_labeled.mat"]))
+    release = h5py.File(io.BytesIO(contents["cuhk03_release/cuhk-03.mat"]))
+    there = set()
+    for pair in range(release["labeled"].shape[1]):
+        people = release[release["labeled"][0, pair]]
+        there |= {f"{pair + 1}_{person + 1:03d}_{'1111122222'[shot]}_{shot + 1:02d}.png"
+                  for shot in range(10) for person in range(people.shape[1])
+                  if "MATLAB_empty" not in release[people[shot, person]].attrs}  # fmt: skip
     found = {}
     for split in ("train", "query", "gallery"):
         rows = [i - 1 for (i,) in lists[f"{split}_idx"].tolist()]
         names = [lists["filelist"][i, 0].item() for i in rows]
         found[split] = [(f"images_labeled/{name}", lists["labels"][i, 0], int(name.split("_")[2]))
                         for i, name in zip(rows, names, strict=True)]  # fmt: skip
-    assert all(f"cuhk03/{source}" in contents for rows in found.values() for source, *_ in rows)
+    assert there == {source.removeprefix("images_labeled/") for rows in found.values() for source, *_ in rows}
     return found
 
 
@@ -141,7 +149,7 @@ def archives(tmp_path_factory):
         if name not in written:
             root = tmp_path_factory.mktemp(name)
             assert main(["miniature", name, "--root", str(root)]) == 0
-            written[name] = min(root.iterdir())
+            written[name] = min(path for path in root.iterdir() if path.suffix != ".mat")
         return written[name]
 
     return write
@@ -233,33 +241,113 @@ def test_counts_are_checked_and_a_mix_up_is_named(name, root, monkeypatch):
 
 @each_reader
 def test_the_right_counts_pass(name, root, monkeypatch, capsys):
-    key = next(key for key in official.COUNTS if key.partition("/")[0] == name)
-    if name == "market1501":  # a part that only one protocol reads
-        monkeypatch.delitem(official.COUNTS[key], "gt_bbox")
-    for part, (images, labels) in list(official.COUNTS[key].items()):
-        with pytest.raises(ValueError, match=f"has {images:,} images and {labels:,} labels") as error:
-            load_dataset(name, root)
-        found = re.search(r"but ([\d,]+) and ([\d,]+) are", str(error.value))
-        monkeypatch.setitem(official.COUNTS[key], part, (int(found[1]), int(found[2])))
+    table = published(name, root, monkeypatch)
     dataset = load_dataset(name, root)
-    assert main(["verify", name, "--root", str(root)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [(line[0], int(line[1])) for line in lines[:-1]] == [(s, len(data)) for s, data in dataset.splits.items()]
-    assert " ".join(lines[-1]) == "pictures of train that are in another split, too: 0"
-    source = dataset["train"].records[-1].source
-    other = list(dataset.splits.values())[-1].records[0].source
-    shutil.copy(top(root) / source, top(root) / other)
-    assert main(["verify", name, "--root", str(root)]) == 0
-    assert f"pictures of train that are in another split, too: 1, first {source} as {other}" in capsys.readouterr().out
+    version = ["--protocol", "labelled"] if name == "cuhk03" else []
+    assert main(["verify", name, "--root", str(root), *version]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f" in {top(root)}") and lines[-1].endswith(": as published")
+    for part, (images, labels) in table.items():  # what is there, and beside it what was published
+        (cells,) = (line.replace("*", " ").replace(",", "").split() for line in lines if line.startswith(f"{part} "))
+        assert cells[1:5] == [str(images)] * 2 + [str(labels)] * 2
+    starred = {line.split()[0] for line in lines[2:] if line.split()[2].endswith("*")}
+    key = "cuhk03/labelled" if name == "cuhk03" else name
+    assert starred == set(official.SECOND_HAND.get(key, {}))
+    assert any("second hand" in line for line in lines) == bool(starred)
+    if dataset.task == "reid":
+        cameras = {camera for split in dataset.splits.values() for camera in split.cameras}
+        (cells,) = (line.split() for line in lines if line.startswith("all "))
+        assert cells == ["all", *[str(len(cameras))] * 2]
+
+
+def published(name, root, monkeypatch):
+    """Publish the numbers of the miniature, as the errors of the reader tell them, and return them."""
+    key = next(key for key in official.COUNTS if key.partition("/")[0] == name)
+    monkeypatch.setitem(official.COUNTS, key, dict(official.COUNTS[key]))
+    if name == "market1501":  # a part that only one protocol reads
+        names = [path.name for path in (top(root) / "gt_bbox").iterdir()]
+        official.COUNTS[key]["gt_bbox"] = len(names), len({name.split("_")[0] for name in names})
+    for part, (images, labels) in list(official.COUNTS[key].items()):
+        if part != "gt_bbox":
+            with pytest.raises(ValueError, match=f"has {images:,} images and {labels:,} labels") as error:
+                load_dataset(name, root)
+            found = re.search(r"but ([\d,]+) and ([\d,]+) are", str(error.value))
+            official.COUNTS[key][part] = int(found[1]), int(found[2])
+    if name in official.CAMERAS:
+        monkeypatch.setitem(official.CAMERAS, name, 2 if name == "cuhk03" else 4)
+    return official.COUNTS[key]
 
 
 @each_reader
-def test_a_broken_image_is_found_by_verify(name, root, monkeypatch, capsys):
-    monkeypatch.setattr(f"dcal_lite.data.{name}.verify_counts", lambda *_: None)
-    path = files_of(root, name)[0]
-    path.write_bytes(path.read_bytes()[:100])
+def test_verify_tells_all_that_is_wrong(name, root, monkeypatch, capsys):
+    published(name, root, monkeypatch)
+    train, *_, test = load_dataset(name, root).splits.values()
+    sources = [top(root) / record.source for record in (*train.records[:3], test.records[0])]
+    sources[0].write_bytes(sources[0].read_bytes()[:100])
+    sources[1].unlink()
+    sources[1].mkdir()
+    shutil.copy(sources[2], sources[3])
+    key = next(key for key in official.COUNTS if key.partition("/")[0] == name)
+    part = list(official.COUNTS[key])[1]
+    monkeypatch.setitem(official.COUNTS[key], part, (7, 8))
+    version = ["--protocol", "labelled"] if name == "cuhk03" else []
+    assert main(["verify", name, "--root", str(root), *version]) == 1
+    shown = capsys.readouterr()
+    problems = [line for line in shown.out.splitlines() if line.startswith("problem: ")]
+    assert len(problems) == 4 and shown.err.splitlines()[-1].endswith("see the problems above (4)")
+    assert problems[0].startswith(f"problem: {part} of ") and "has 7 images and 8 labels, but" in problems[0]
+    assert f"cannot read the image {sources[0]} (" in problems[1]
+    assert f"cannot read the image {sources[1]} (it is a directory)" in problems[2]
+    twins = [str(path.relative_to(top(root))) for path in sources[2:]]
+    assert problems[3] == f"problem: {twins[0]} and {twins[1]} are the same picture"
+    monkeypatch.setitem(official.TWINS, name, {tuple(twins)})
+    assert main(["verify", name, "--root", str(root), *version]) == 1
+    shown = capsys.readouterr()
+    assert f"as published: {twins[0]} and {twins[1]} are" in shown.out and "(3)" in shown.err
+
+
+@each_reader
+def test_verify_of_a_miniature_or_of_nothing_says_so(name, root, tmp_path, capsys):
     assert main(["verify", name, "--root", str(root)]) == 1
-    assert path.name in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "an incomplete copy, or a miniature" in shown.out
+    assert "not as published" in shown.err
+    assert main(["verify", name, "--root", str(tmp_path / "nowhere")]) == 1
+    assert re.search(r"error: there is no folder .*: pass root=", capsys.readouterr().err)
+
+
+def test_a_published_pair_of_twins_is_of_a_dataset():
+    assert set(official.TWINS) <= set(REAL) and set(official.CAMERAS) <= set(REAL)
+    assert all(set(parts) <= set(official.COUNTS[key]) for key, parts in official.SECOND_HAND.items())
+
+
+@each_reader
+@pytest.mark.parametrize("labels", [2, 26])
+def test_a_miniature_has_any_number_of_labels(name, labels, tmp_path, capsys):
+    assert main(["miniature", name, "--root", str(tmp_path), "--labels", str(labels)]) == 0
+    archive = min(path for path in tmp_path.iterdir() if path.suffix != ".mat")
+    dataset = load_dataset(name, tmp_path / "root", archive=archive, check_counts=False)
+    found = {
+        split: set(data.classes) - ({0} if name == "market1501" else set()) for split, data in dataset.splits.items()
+    }
+    if dataset.task == "fgvc":
+        assert len(found["train"]) == labels and found["train"] == found["test"]
+    else:
+        assert len(found["train"]) == len(found["query"]) == labels // 2
+        strangers = 4 if name == "dukemtmcreid" else 0
+        assert found["query"] <= found["gallery"] and len(found["gallery"]) == labels // 2 + strangers
+    records = [record.source for data in dataset.splits.values() for record in data.records]
+    assert len(set(records)) == len(records) or name == "veri776"
+
+
+@each_reader
+def test_a_miniature_is_never_larger_than_the_real_dataset(name, tmp_path, capsys):
+    total = {"aircraft": 100, "cars": 196, "cub": 200, "cuhk03": 1_467, "dukemtmcreid": 1_404, "flowers102": 102,
+             "ltcc": 152, "market1501": 1_501, "msmt17": 4_101, "veri776": 775}[name]  # fmt: skip
+    for labels in (-1, 0, 1, total + 1):
+        assert main(["miniature", name, "--root", str(tmp_path), f"--labels={labels}"]) == 1
+        assert f"labels must be 2 to {total}, as many as the real dataset has, got {labels}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @each_reader
@@ -268,6 +356,7 @@ def test_a_missing_folder_is_named(name, root):
         load_dataset(name, root / "nowhere", check_counts=False)
     folder = top(root) / files_of(root, name)[0].relative_to(top(root)).parts[0]
     shutil.rmtree(folder)
+    shutil.rmtree(top(root) / "cuhk03_release", ignore_errors=True)  # or the folder is made again
 
     def read():
         for split in load_dataset(name, root, check_counts=False).splits.values():
@@ -329,6 +418,12 @@ def test_another_datasets_names_are_refused(name, root):
     bad.touch()
     with pytest.raises(ValueError, match=r"some_other_name\.\w+' is not a name like .*: this is another dataset"):
         load_dataset(name, root, check_counts=False)
+    shutil.copy(bad, folder / f"another{bad.suffix}")
+    with pytest.raises(
+        ValueError, match=r"2 of \d+ names in .*, first 'another\.\w+', are not like .*: this is another"
+    ):
+        load_dataset(name, root, check_counts=False)
+    (folder / f"another{bad.suffix}").unlink()
     bad.rename(folder / f".{bad.name}")  # hidden files, as macOS leaves them, are passed over
     (folder / "Thumbs.db").touch()
     load_dataset(name, root, check_counts=False)
