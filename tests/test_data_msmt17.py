@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_scripts.__main__ import main
-from dcal_lite.data import load_dataset
+from dcal_lite.data import load_dataset, official
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +89,38 @@ def test_a_line_that_is_no_image_is_named_with_its_number(unpacked, tmp_path, li
     (copy / "list_val.txt").unlink()
     with pytest.raises(ValueError, match=r"there is no file .*list_val.txt"):
         load(copy, "V1")
+
+
+@pytest.mark.parametrize("place", ["MSMT17_V1", "MSMT17_V2"])
+@pytest.mark.parametrize("version", ["V1", "V2"])
+def test_verify_recognises_the_version_by_what_is_in_the_folder(
+    archives, tmp_path, capsys, monkeypatch, version, place
+):
+    load(tmp_path, version, archive=archives[version])
+    (tmp_path / f"MSMT17_{version}").rename(tmp_path / place)
+    asked, other = ([*["verify", "msmt17", "--root", str(tmp_path), "--protocol"], v] for v in ("V1", "V2"))
+    if version == "V2":
+        asked, other = other, asked
+    assert main(other) == 1
+    assert f"{tmp_path / place} holds MSMT17 {version}, not MSMT17 {other[-1]}" in capsys.readouterr().err
+    counts = {"train": (48, 3), "query": (8, 2), "gallery": (24, 2)}
+    monkeypatch.setitem(official.COUNTS, "msmt17", counts)
+    monkeypatch.setitem(official.CAMERAS, "msmt17", 4)
+    for command in (asked, asked[:-2]):
+        assert main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"MSMT17 {version} in {tmp_path / place}"
+        assert lines[-1] == f"MSMT17 {version}: as published"
+
+
+def test_verify_reports_both_versions(archives, tmp_path, capsys):
+    for version in ("V1", "V2"):
+        load(tmp_path, version, archive=archives[version])
+    assert main(["verify", "msmt17", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert {line for line in shown.out.splitlines() if " in /" in line} == {
+        f"MSMT17 {version} in {tmp_path / f'MSMT17_{version}'}" for version in ("V1", "V2")
+    }
+    assert "MSMT17 V1 and MSMT17 V2: not as published, see the problems above (8)" in shown.err
+    assert main(["verify", "msmt17", "--root", str(tmp_path), "--protocol", "v2"]) == 1
+    assert "unknown version of msmt17 'v2': did you mean 'V2'" in capsys.readouterr().err
