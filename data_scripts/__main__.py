@@ -1,7 +1,8 @@
 """Make a small stand-in of a dataset, or check a real copy: python -m data_scripts {miniature,verify} DATASET.
 
 python -m data_scripts miniature market1501 --root data     a drawn dataset in Market-1501's layout
-python -m data_scripts verify market1501 --root data        count and decode the images of a real copy
+python -m data_scripts miniature cub --root data --labels 20
+python -m data_scripts verify market1501 --root data        compare a real copy with what was published, image by image
 python -m data_scripts verify msmt17 --root data --protocol V2
 """
 

@@ -183,13 +183,13 @@ def test_verify_recognises_the_boxes_by_the_folders(folder, capsys, monkeypatch)
     command = ["verify", "cuhk03", "--root", str(folder.parent)]
     shutil.rmtree(folder / "images_detected", ignore_errors=True)
     assert main(command) == 0  # made from the release
-    assert capsys.readouterr().out.splitlines()[-1] == "CUHK03 (labeled) and CUHK03 (detected): as published"
+    assert capsys.readouterr().out.splitlines()[-1] == "CUHK03 (labelled) and CUHK03 (detected): as published"
     shutil.rmtree(folder / "cuhk03_release")
     shutil.rmtree(folder / "images_labeled")
     assert main(command) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "CUHK03 (detected): as published"
     assert main([*command, "--protocol", "labelled"]) == 1
-    assert f"{folder} holds CUHK03 (detected), not CUHK03 (labeled)" in capsys.readouterr().err
+    assert f"{folder} holds CUHK03 (detected), not CUHK03 (labelled)" in capsys.readouterr().err
 
 
 def test_listed_images_must_be_there(folder):

@@ -252,6 +252,5 @@ def test_scores_on_the_real_one_equal_those_of_a_walk_down_the_files(real, rng, 
         hits = [who == person for who, where in seen if who != "-1" and (who, where) != (person, camera)]
         expected.append(oracles.average_precision(hits))
         first.append(hits.index(True))
-    print(protocol, {name: round(score, 4) for name, score in evaluation.summarise(ranks).items()})
     np.testing.assert_allclose(ranks.average_precision[chosen], expected, rtol=0.01)  # float32 swaps near neighbours
     assert np.mean(ranks.first_match[chosen] == first) > 0.9

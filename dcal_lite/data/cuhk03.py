@@ -33,17 +33,17 @@ _MOST = 999, 1000  # people of a pair, and pixels of a side, both far above what
 _DAMAGED = (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # what h5py raises
 
 
-def _layout(boxes: str) -> Layout:
+def _layout(boxes: str, images: str) -> Layout:
     return Layout(
         title=f"CUHK03 ({boxes})",
         folder="cuhk03",
-        holds=(f"images_{boxes}",),
+        holds=(images,),
         example="1_001_1_01.png",
         pattern=r"[1-5]_(?P<label>\d{3,4})_(?P<camera>[12])_\d\d\.png",
     )
 
 
-LAYOUTS = {"labelled": _layout("labeled"), "detected": _layout("detected")}
+LAYOUTS = {"labelled": _layout("labelled", "images_labeled"), "detected": _layout("detected", "images_detected")}
 LISTS = {
     "images_labeled": "cuhk03_new_protocol_config_labeled.mat",
     "images_detected": "cuhk03_new_protocol_config_detected.mat",

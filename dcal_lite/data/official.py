@@ -46,7 +46,8 @@ SECOND_HAND: dict[str, dict[str, str]] = {
     "ltcc": dict.fromkeys(COUNTS["ltcc"], "papers; the sum is that of the dataset's page, 17,119 images"),
 }
 
-CAMERAS = {"market1501": 6, "dukemtmcreid": 8, "msmt17": 15, "veri776": 20, "cuhk03": 2, "ltcc": 12}  # views in cuhk03
+# as in the datasets' papers; of CUHK03 the two views of each person
+CAMERAS = {"market1501": 6, "dukemtmcreid": 8, "msmt17": 15, "veri776": 20, "cuhk03": 2, "ltcc": 12}
 
 # The same picture in two parts of what was published, found in a copy with smaller images.
 TWINS = {
