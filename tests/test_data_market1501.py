@@ -144,7 +144,7 @@ def test_scripts_report_wrong_input_in_one_line(root, archive, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2
     assert "exists: remove it" in lines[0]
-    assert lines[1] == "error: Market-1501: not as published, see the problems above (4)"  # three parts and cameras
+    assert lines[1] == "error: Market-1501: not as published, see the problems above (5)"  # four parts and the cameras
 
 
 def test_verify_prints_what_is_there_beside_what_was_published(root, capsys, monkeypatch):

@@ -98,7 +98,7 @@ def find(root: str | Path | None, layout: Layout) -> Path:
     root = data_root(root)
     folder = root if (root / RELEASE).is_file() else layout.find(root)
     (images,) = layout.holds
-    if (folder / RELEASE).is_file():
+    if (folder / RELEASE).is_file() and not (folder / images).is_dir():
         build(folder / images, partial(_write_images, folder / RELEASE, images))
     return folder
 
