@@ -6,10 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.common import PEOPLE, README, File, Shot, encode, matlab, people, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.cuhk03 import LAYOUTS, SPLITS
 from dcal_lite.data.layout import Layout
 
 verify = verifier("cuhk03")
+SOURCE = Source(
+    title="CUHK03",
+    access="on request",
+    licence="research only (second hand)",
+    size="unknown",
+    page="http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
+    how="ask its owners for the release by the form on their page, and take the lists of the new protocol from "
+    "CUHK03-NP in https://github.com/zhunzhong07/person-re-ranking",
+    files=(
+        # Cysu/open-reid, reid/datasets/cuhk03.py
+        Download("cuhk03_release.zip", "md5:728939e58ad9f0ff53e521857dd8fb43", folder="cuhk03/cuhk03_release"),
+        Download("cuhk03/cuhk03_new_protocol_config_labeled.mat"),
+        Download("cuhk03/cuhk03_new_protocol_config_detected.mat"),
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0) -> str:
