@@ -76,9 +76,11 @@ def _get(file: Download, root: Path) -> bool:
 def _download(file: Download, path: Path) -> None:
     """Try one address after the other until one gives the right file; it appears whole or not at all."""
     try:
-        from requests import RequestException
+        import pooch  # noqa: F401  and with it requests
     except ImportError as error:
         raise ValueError("fetching needs pooch: python -m pip install 'dcal_lite[data]'") from error
+    from requests import RequestException
+
     path.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     with _alone(path):
