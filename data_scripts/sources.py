@@ -12,7 +12,7 @@ _ROW = "{:16}{:>9}{:>9}{:>15}  {:12}{}"
 _HEAD = _ROW.format("dataset", "download", "images", "labels", "got", "licence")
 _FOOT = """
 images: of all parts together. labels: classes, or people (vehicles) of training + queries.
-script: `python -m data_scripts fetch DATASET --root DIR`; for the others, `list DATASET` says what to do.
+script: `python -m data_scripts fetch DATASET --root DIR`; for the others see `list DATASET`.
 second hand: not seen on a page or in a file of the owners."""
 
 
