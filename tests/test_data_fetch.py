@@ -17,6 +17,7 @@ import torch
 
 from data_scripts import fetch as fetch_module
 from data_scripts.__main__ import DATASETS, main
+from data_scripts.common import write_archive
 from data_scripts.fetch import fetch
 from data_scripts.sources import Download, Source
 from dcal_lite.data import REAL, load_dataset
@@ -55,12 +56,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status, content=b"", *, headers=(), upto=None):
         """Announce all of the content, but send `upto` bytes."""
         self.send_response(status)
-        for name, value in {**dict(headers), "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+        for name, value in {**dict(headers), "Content-Length": len(content), "Connection": "close"}.items():
+            self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(content[:upto])
         self.server.sent += len(content[:upto])
-        self.close_connection = True
+        self.wfile.write(content[:upto])
 
     def log_message(self, *arguments):
         pass
@@ -304,10 +304,11 @@ def test_a_file_put_there_by_hand_is_checked(tmp_path, capsys):
 
 
 def test_a_wrong_archive_put_there_by_hand(tmp_path, capsys):
-    main(["miniature", "dukemtmcreid", "--root", str(tmp_path)])
-    (tmp_path / "DukeMTMC-reID.zip").rename(tmp_path / "Market-1501-v15.09.15.zip")
+    name = "Market-1501-v15.09.15"
+    write_archive(tmp_path / f"{name}.zip", [("bounding_box_train/x.jpg", b"")], folder=name)  # but no query
     assert main(["fetch", "market1501", "--root", str(tmp_path)]) == 1
-    assert "this is not the archive of Market-1501-v15.09.15" in capsys.readouterr().err
+    assert f"{name}.zip holds no {name}/query: this is not the archive of {name}" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
 
 
 def test_a_root_that_is_a_file(tmp_path, capsys):
