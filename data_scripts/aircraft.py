@@ -18,7 +18,7 @@ SOURCE = Source(
     files=(
         Download(
             f"{LAYOUT.folder}.tar.gz",
-            # google-deepmind/dm_nevis, dm_nevis/datasets_storage/handlers/fgvc_aircraft.py
+            # second hand: google-deepmind/dm_nevis, dm_nevis/datasets_storage/handlers/fgvc_aircraft.py
             checksum="md5:d4acdd33327262359767eeaa97a4f732",
             urls=("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
             folder=LAYOUT.folder,

@@ -11,9 +11,9 @@ from dcal_lite.data.cars import LAYOUT, LISTS
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 verify = verifier("cars")
-# Sizes: tensorflow/datasets, url_checksums/
-# cars196.txt. MD5: torchvision/datasets/stanford_cars.py until 0.15; the SHA-256 of pytorch/vision's prototype are not
-# used, since it has those of cars_train.tgz and car_devkit.tgz the other way round than tensorflow/datasets.
+# Size: tensorflow/datasets, url_checksums/cars196.txt. MD5 second hand: copies of torchvision's StanfordCars from the
+# time when the files were there. The SHA-256 are not used: tensorflow/datasets and pytorch/vision's prototype have
+# those of cars_train.tgz and car_devkit.tgz the other way round.
 SOURCE = Source(
     title=LAYOUT.title,
     access="by hand",

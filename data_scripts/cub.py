@@ -18,8 +18,8 @@ SOURCE = Source(
     files=(
         Download(
             f"{LAYOUT.folder}.tgz",
-            # tensorflow/datasets, url_checksums/caltech_birds2011.txt, and pytorch/vision, prototype/datasets/_builtin/
-            # cub200.py
+            # second hand: tensorflow/datasets, url_checksums/caltech_birds2011.txt, and pytorch/vision,
+            # torchvision/prototype/datasets/_builtin/cub200.py
             checksum="sha256:0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
             urls=(
                 "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",

@@ -20,7 +20,7 @@ SOURCE = Source(
     how="ask its owners for the release by the form on their page, and take the lists of the new protocol from "
     "CUHK03-NP in https://github.com/zhunzhong07/person-re-ranking",
     files=(
-        # Cysu/open-reid, reid/datasets/cuhk03.py
+        # second hand: Cysu/open-reid, reid/datasets/cuhk03.py
         Download("cuhk03_release.zip", "md5:728939e58ad9f0ff53e521857dd8fb43", folder="cuhk03/cuhk03_release"),
         Download("cuhk03/cuhk03_new_protocol_config_labeled.mat"),
         Download("cuhk03/cuhk03_new_protocol_config_detected.mat"),

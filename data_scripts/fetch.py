@@ -7,11 +7,15 @@ from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from time import sleep
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from data_scripts.sources import Download, Source
 from dcal_lite.data.archives import data_root, unpack
+
+if TYPE_CHECKING:
+    import requests  # and pooch, which brings it, are imported where they are used: only `fetch` needs them
 
 _WAITS = (1.0, 4.0, 16.0)  # seconds before each new attempt, after a connection was dropped
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of a file
@@ -155,7 +159,7 @@ class _Resuming:
             response.raise_for_status()
             self._write(response, start if self.resumed else 0)
 
-    def _write(self, response, start: int) -> None:
+    def _write(self, response: "requests.Response", start: int) -> None:
         from requests.exceptions import ChunkedEncodingError
         from urllib3.exceptions import HTTPError
 

@@ -14,7 +14,7 @@ SOURCE = Source(
     title=LAYOUT.title,
     access="script",
     licence="none stated",
-    size="345 MB",
+    size="345 MB",  # tensorflow/datasets, url_checksums/oxford_flowers102.txt
     page=_URL,
     files=tuple(
         Download(name, f"md5:{md5}", (f"{_URL}{name.rpartition('/')[2]}",), folder)
