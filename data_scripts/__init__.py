@@ -1,1 +1,1 @@
-"""Scripts around datasets: `python -m data_scripts`. One module a dataset, each with `miniature` and `verify`."""
+"""Scripts around datasets: `python -m data_scripts`. One module a dataset: `SOURCE`, `miniature`, `verify`."""

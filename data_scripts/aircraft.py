@@ -7,10 +7,28 @@ import numpy as np
 from PIL import Image
 
 from data_scripts.common import BIRDS, README, File, Shot, birds, encode, text, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.aircraft import BANNER, LAYOUT
 
 VARIANTS = ("707-320", "A340-200", "F/A-18")  # names like the real ones, with what they may hold
 verify = verifier("aircraft", {"": LAYOUT})
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="script",
+    licence="non-commercial research",  # its README
+    size="2.75 GB",  # its README
+    page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    files=(
+        Download(
+            f"{LAYOUT.folder}.tar.gz",
+            # second hand: google-deepmind/dm_nevis, dm_nevis/datasets_storage/handlers/fgvc_aircraft.py
+            checksum="md5:d4acdd33327262359767eeaa97a4f732",
+            urls=("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
+            folder=LAYOUT.folder,
+            holds=LAYOUT.holds,
+        ),
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:

@@ -6,10 +6,28 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.common import BIRDS, README, File, Shot, birds, encode, matlab, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.cars import LAYOUT, LISTS
 
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 verify = verifier("cars", {"": LAYOUT})
+# Size: tensorflow/datasets, url_checksums/cars196.txt. MD5 second hand: copies of torchvision's StanfordCars from the
+# time when the files were there. The SHA-256 are not used: tensorflow/datasets and pytorch/vision's prototype have
+# those of cars_train.tgz and car_devkit.tgz the other way round.
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="by hand",
+    licence="research only (second hand)",
+    size="1.96 GB",
+    page="https://github.com/pytorch/vision/issues/7545",
+    how="its owners' page and files are gone, and no copy of theirs is known",
+    files=(
+        Download("cars_train.tgz", "md5:065e5b463ae28d29e77c1b4b166cfe61", folder=f"{LAYOUT.folder}/cars_train"),
+        Download("cars_test.tgz", "md5:4ce7ebf6a94d07f1952d94dd34c4d501", folder=f"{LAYOUT.folder}/cars_test"),
+        Download("car_devkit.tgz", "md5:c3b158d763b6e2245038c8ad08e45376", folder=f"{LAYOUT.folder}/devkit"),
+        Download(f"{LAYOUT.folder}/{LISTS['test']}", "md5:b0a2b23655a3edd16d84508592a98d10"),
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:

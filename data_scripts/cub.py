@@ -4,10 +4,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import BIRDS, README, File, birds, encode, numbered, text, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.cub import LAYOUT
 from dcal_lite.data.plumage import SPECIES
 
 verify = verifier("cub", {"": LAYOUT})
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="script",
+    licence="research, education (second hand)",
+    size="1.15 GB",
+    page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    files=(
+        Download(
+            f"{LAYOUT.folder}.tgz",
+            # second hand: tensorflow/datasets, url_checksums/caltech_birds2011.txt, and pytorch/vision,
+            # torchvision/prototype/datasets/_builtin/cub200.py
+            checksum="sha256:0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            urls=(
+                "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+                # fast.ai's copy; that it is the same file is second hand, the checksum will tell
+                "https://s3.amazonaws.com/fast-ai-imageclas/CUB_200_2011.tgz",
+            ),
+            folder=LAYOUT.folder,
+            holds=LAYOUT.holds,
+        ),
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:

@@ -8,12 +8,28 @@ import numpy as np
 from PIL import Image
 
 from data_scripts.common import PEOPLE, README, Shot, matlab, people, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.cuhk03 import LAYOUTS, LISTS, PAIRS, RELEASE, SHOTS, SPLITS, find
 from dcal_lite.data.matlab import load_h5py
 
 HEADER = b"MATLAB 7.3 MAT-file, drawn by data_scripts".ljust(124) + b"\0\2IM"
 
 verify = verifier("cuhk03", LAYOUTS, find=find)
+SOURCE = Source(
+    title="CUHK03",
+    access="on request",
+    licence="research only (second hand)",
+    size="unknown",
+    page="http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
+    how="ask its owners for the release by the form on their page, and take the lists of the new protocol from "
+    "CUHK03-NP in https://github.com/zhunzhong07/person-re-ranking",
+    files=(
+        # second hand: Cysu/open-reid, reid/datasets/cuhk03.py
+        Download("cuhk03_release.zip", "md5:728939e58ad9f0ff53e521857dd8fb43", folder="cuhk03/cuhk03_release"),
+        Download("cuhk03/cuhk03_new_protocol_config_labeled.mat"),
+        Download("cuhk03/cuhk03_new_protocol_config_detected.mat"),
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:

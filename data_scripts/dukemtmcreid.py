@@ -4,9 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import PEOPLE, README, File, encode, people, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.dukemtmcreid import LAYOUT, SPLITS
 
 verify = verifier("dukemtmcreid", {"": LAYOUT})
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="withdrawn",
+    licence="CC BY-NC-SA 4.0 (second hand)",
+    size="none",
+    page="https://www.dukechronicle.com/article/2019/06/duke-university-mtmc-surveillance-facial-recognition-students-video",
+    # Date and reason as the university's spokesman told CBS 17 in June 2019.
+    how="Duke University took it down on 25 April 2019, because people had been filmed outdoors and put on an open "
+    "website against what its review board had approved; a copy that you hold is still read",
+    files=(Download(f"{LAYOUT.folder}.zip", folder=LAYOUT.folder, holds=LAYOUT.holds),),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:

@@ -5,9 +5,26 @@ from pathlib import Path
 import numpy as np
 
 from data_scripts.common import BIRDS, README, birds, encode, matlab, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.flowers102 import LAYOUT, LISTS
 
 verify = verifier("flowers102", {"": LAYOUT})
+_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="script",
+    licence="none stated",
+    size="345 MB",  # tensorflow/datasets, url_checksums/oxford_flowers102.txt
+    page=_URL,
+    files=tuple(
+        Download(name, f"md5:{md5}", (f"{_URL}{name.rpartition('/')[2]}",), folder)
+        for name, md5, folder in (  # torchvision/datasets/flowers102.py
+            ("102flowers.tgz", "52808999861908f626f3c1f4e79d11fa", f"{LAYOUT.folder}/jpg"),
+            (f"{LAYOUT.folder}/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d", ""),
+            (f"{LAYOUT.folder}/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c", ""),
+        )
+    ),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:

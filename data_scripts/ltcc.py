@@ -4,11 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import PEOPLE, README, File, encode, text, train_and_test, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.ltcc import LAYOUT, SPLITS
 from dcal_lite.data.promenade import CAMERAS, SHOTS, Promenade, index_of
 
 STEADY = 3  # every third person never changes clothes
 verify = verifier("ltcc", {"": LAYOUT})
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="on request",
+    licence="research only (second hand)",
+    size="unknown",
+    page="https://naiq.github.io/LTCC_Perosn_ReID.html",  # spelt so; known from loaders
+    how="ask its owners for it, as their page says",
+    files=(Download(f"{LAYOUT.folder}.zip", folder=LAYOUT.folder, holds=LAYOUT.holds),),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 6) -> str:

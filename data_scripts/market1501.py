@@ -4,10 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import PEOPLE, README, File, encode, people, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.market1501 import LAYOUT, SPLITS
 
 SIZE = (64, 128)
 verify = verifier("market1501", {"": LAYOUT})
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="by hand",
+    licence="research only, not to be passed on",
+    size="158 MB",  # of a copy that was packed anew
+    page="https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+    how="read its terms, and follow the link to the archive on its owners' page",
+    files=(Download(f"{LAYOUT.folder}.zip", folder=LAYOUT.folder, holds=LAYOUT.holds),),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:

@@ -4,11 +4,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import PEOPLE, README, File, Shot, encode, people, text, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.msmt17 import LAYOUTS
 
 ARCHIVES = {"V1": "MSMT17_V1.tar.gz", "V2": "MSMT17_V2.zip"}  # which formats the owners send is known second hand
 verify = verifier("msmt17", LAYOUTS)
+SOURCE = Source(
+    title="MSMT17",
+    access="on request",
+    licence="research only (second hand)",
+    size="unknown",
+    page="http://www.pkuvmc.com/dataset.html",  # known from issues 2 and 3 of yxgeee/MMT; often unreachable
+    how="ask its owners, by their page or the address in their paper, for V1, or for V2, which has masked faces and "
+    "gives lower scores",
+    files=tuple(
+        Download(ARCHIVES[version], folder=layout.folder, holds=layout.holds) for version, layout in LAYOUTS.items()
+    ),
+    versions=True,
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:

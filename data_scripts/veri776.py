@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_scripts.common import README, VEHICLES, File, Shot, encode, people, text, verifier, write_archive
+from data_scripts.sources import Download, Source
 from dcal_lite.data.veri776 import LAYOUT, SPLITS
 
 _NAME = r"((\d{4})_c(\d{3})_\d{8}_\d\.jpg)", LAYOUT.example
@@ -31,6 +32,15 @@ def _check_lists(root: Path) -> None:
 
 
 verify = verifier("veri776", {"": LAYOUT}, check=_check_lists)
+SOURCE = Source(
+    title=LAYOUT.title,
+    access="on request",
+    licence="non-commercial",  # README.md of JDAI-CV/VeRidataset
+    size="unknown",
+    page="https://github.com/JDAI-CV/VeRidataset",
+    how="send your name and affiliation to its owners",
+    files=(Download(f"{LAYOUT.folder}.zip", folder=LAYOUT.folder, holds=LAYOUT.holds),),
+)
 
 
 def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
