@@ -68,7 +68,7 @@ def unpack(archive: str | Path, target: str | Path, *, holds: Iterable[str] = ()
         members, tops = _members(archive, entries, target.name)
         _check_holds(archive, members, target.name, holds, tops)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
+        with locked(target.parent):
             if not target.is_dir():
                 _extract(archive, members, target, progress)
     return target
@@ -161,7 +161,7 @@ def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterabl
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out; the lock ends with the process, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
