@@ -68,7 +68,8 @@ def touch(root, monkeypatch):
 
 
 def move(root, monkeypatch):
-    return split_of(root.rename(root.with_name("moved"))), SIZE
+    (root.parent / "copy").mkdir()
+    return split_of(root.rename(root.parent / "copy" / root.name)), SIZE
 
 
 def update(root, monkeypatch):

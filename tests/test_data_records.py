@@ -35,7 +35,9 @@ def test_columns(split):
     np.testing.assert_array_equal(split.classes[split.targets], split.labels)
 
 
-def test_images_equal_a_loop(split):
+@pytest.mark.parametrize("block", [2, 5, 256])
+def test_images_equal_a_loop(split, block, monkeypatch):
+    monkeypatch.setattr("dcal_lite.data.records._BLOCK", block)
     images = split.images((10, 8), progress=True)
     assert images.dtype == torch.uint8
     for image, record in zip(images, split.records, strict=True):
