@@ -67,8 +67,8 @@ def augment(
     boxes = _boxes(batch, size, erase, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
 
-    choices = torch.cat([corner, flipped, boxes], dim=1).to(images.device, non_blocking=True)
-    (top, left, flipped), boxes = choices[:, :3].unbind(1), choices[:, 3:]
+    choices = torch.cat([corner, flipped], dim=1).to(images.device, non_blocking=True)
+    top, left, flipped = choices.unbind(1)
     windows = larger.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view (B, 3, tops, lefts, h, w)
     crops = windows[torch.arange(batch, device=images.device), :, top, left]
     if enlarge:
@@ -130,12 +130,10 @@ def _boxes(batch: int, size: tuple[int, int], erase: float, generator: Generator
 
 
 def _erase(images: Tensor, boxes: Int64[Tensor, "B 4"], seed: int | None) -> Tensor:
-    """Fill the boxes with Gaussian noise, or with 0 where there is no seed for it."""
-    top, bottom, left, right = rearrange(boxes, "b edge -> edge b 1")
-    row, column = (torch.arange(n, device=images.device) for n in images.shape[2:])
-    inside = rearrange((row >= top) & (row < bottom), "b h -> b 1 h 1")
-    inside = inside & rearrange((column >= left) & (column < right), "b w -> b 1 1 w")
-    noise = torch.zeros_like(images)
-    if seed is not None:
-        noise.normal_(generator=Generator(images.device).manual_seed(seed))
-    return torch.where(inside, noise, images)
+    """Fill the boxes with Gaussian noise, or with 0 where there is no seed for it; changes `images`."""
+    noise = None if seed is None else Generator(images.device).manual_seed(seed)
+    for image, (top, bottom, left, right) in zip(images, boxes.tolist(), strict=True):
+        if top < bottom:
+            box = image[:, top:bottom, left:right]  # noise for this part only: a sixth of the image on average
+            box[:] = 0 if noise is None else torch.randn(box.shape, generator=noise, device=box.device)
+    return images
