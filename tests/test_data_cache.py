@@ -21,8 +21,9 @@ SIZE, COUNT = (24, 16), 6
 
 
 @pytest.fixture
-def root(tmp_path, rng):
+def root(tmp_path, rng, monkeypatch):
     """A folder of six photographs, of different sizes."""
+    monkeypatch.delenv("DCAL_CACHE", raising=False)
     (tmp_path / "photos").mkdir()
     for i in range(COUNT):
         Image.fromarray(rng.integers(0, 256, (20 + i, 16, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.jpg")
@@ -170,6 +171,14 @@ def test_a_folder_that_cannot_be_used_is_named(root, tmp_path):
     with pytest.warns(UserWarning, match=r"cannot use the cache .*/cache \(File exists\): images stay in memory"):
         images = split_of(root).images(SIZE, cache=tmp_path / "cache")
     assert torch.equal(images, split_of(root).images(SIZE))
+
+
+def test_a_faulty_disk_is_named(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("dcal_lite.data.cache._write", lambda path, shape, images: path.touch())
+    with pytest.warns(UserWarning, match="cache") as warnings:
+        images = split_of(root).images(SIZE, cache=tmp_path / "cache")
+    assert torch.equal(images, split_of(root).images(SIZE))
+    assert "does not hold what was written to it): images stay in memory" in str(warnings[-1].message)
 
 
 # A process that runs the line it is sent, reads the photographs slowly, and says what came of it.

@@ -58,7 +58,7 @@ def cached(
         The array, mapped into memory. What is written into it stays in this process (copy on write).
 
     Raises:
-        OSError: the file cannot be written: no space, no permission.
+        OSError: the file cannot be written: no space, no permission, a faulty disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     array = _open(path, shape)
@@ -69,7 +69,8 @@ def cached(
                 _remove_superseded(path)
                 _write(path, shape, images())
                 array = _open(path, shape)
-    assert array is not None
+    if array is None:
+        raise OSError(f"{path.name} does not hold what was written to it")
     return array
 
 
