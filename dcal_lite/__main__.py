@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "DCAL_CACHE, an environment variable: folder to keep decoded images in, for the next run."
     parser.add_argument("--root", help="folder of the data (default: the environment variable DCAL_DATA, else data)")
     parser.add_argument("--archive", help="the dataset's archive, unpacked once into the root")
 

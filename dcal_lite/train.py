@@ -59,7 +59,8 @@ def fit(
 
     Args:
         recipe: from `load_recipe`.
-        root: folder of the dataset; None takes the environment variable DCAL_DATA, else `data`. Never saved.
+        root: folder of the dataset; None takes the environment variable DCAL_DATA, else `data`. Never saved. Decoded
+            images are kept between runs in the folder DCAL_CACHE, if this variable is set (`Split.images`).
         weights: .safetensors file to start from, instead of timm's download.
         output: the run's folder; None takes `runs/` plus the recipe's name, dataset and digest.
         device: None takes the GPU where there is one.
@@ -98,7 +99,7 @@ class Trainer:
     Args:
         recipe: what to do.
         model: on `device`.
-        dataset: its train split is decoded once and kept as uint8 on `device`.
+        dataset: its train split is decoded once (see `Split.images`) and kept as uint8 on `device`.
         device: where to train.
         progress: show bars.
     """
@@ -169,9 +170,11 @@ class Trainer:
             group["lr"] = group["peak"] * learning_rate(recipe, epoch + step / steps)
         seed = int.from_bytes(hashlib.sha256(f"{recipe.seed}/{epoch}/{step}".encode()).digest()[:7], "little")
         torch.manual_seed(seed)  # stochastic depth, PWCA's pairs
-        images = augment(self.images[batch], recipe.img_size, torch.Generator().manual_seed(seed), flip=recipe.flip,
-                         pad=recipe.pad, enlarge=recipe.enlarge, erase=recipe.erase, erase_noise=recipe.erase_noise,
-                         mean=recipe.mean, std=recipe.std)  # fmt: skip
+        generator = torch.Generator().manual_seed(seed)
+        images = self.images.index_select(0, batch)  # copies whole images, which [batch] does several times slower
+        images = augment(images, recipe.img_size, generator, flip=recipe.flip, pad=recipe.pad, enlarge=recipe.enlarge,
+                         erase=recipe.erase, erase_noise=recipe.erase_noise, mean=recipe.mean,
+                         std=recipe.std)  # fmt: skip
         targets = self.targets[batch]
         with torch.autocast(self.device.type, HALF[recipe.precision], enabled=recipe.precision != "fp32"):
             output = self.model(images, targets)

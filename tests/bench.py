@@ -2,30 +2,37 @@
 
 Every bench is a function that returns rows; `BENCHES` lists them. Times are medians of interleaved runs, in seconds.
 On one thread they are processor time, which other programs disturb less than the clock's (on an idle machine they are
-the same); on more threads they are the clock's. Peak memory is what PyTorch's and NumPy's allocators report: the same
-in every run, and what `torch.cuda.max_memory_allocated` says on a GPU. Scratch space of the matrix product isn't in it.
+the same); on more threads they are the clock's. Files are in the system's memory, not on a slow disk. Peak memory is
+what PyTorch's and NumPy's allocators report: the same in every run, and what `torch.cuda.max_memory_allocated` says on
+a GPU. Scratch space of the matrix product and pages of a mapped file, which the system may drop, aren't in it.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Generator, Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torchvision import transforms
+from torchvision.transforms import v2
 
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import create_backbone
+from dcal_lite.data import Record, Split
+from dcal_lite.data.records import Files
+from dcal_lite.data.transforms import augment
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.rga import from_official
 from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised
@@ -61,7 +68,7 @@ def compare(name: str, plain: Callable[[], object], ours: Callable[[], object], 
 
 def peak_memory(function: Callable[[], object]) -> float:
     """Most memory that the tensors and arrays of `function` take at once, in MiB; its inputs don't count."""
-    with TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         tracemalloc.start()  # sees NumPy's arrays
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:  # sees tensors
             function()
@@ -242,8 +249,76 @@ def hacnn() -> list[Row]:
     ]
 
 
+# --- Data: decoding once against every epoch, augmenting batches against images ---
+
+SIZE, BATCH = (256, 128), 64  # of re-ID recipes
+
+
+def people() -> Split:
+    """2,000 drawn images of 64 x 128 pixels, the size of Market-1501's."""
+    return dl.load_dataset("promenade", size=(128, 64), train=125, test=1, strangers=0)["train"]
+
+
+def reading() -> list[Row]:
+    """An epoch of batches from JPEG files, decoded again and from the cache; `--threads` counts decoders, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = people()
+        records = tuple(Record(f"{i}.jpg", record.label) for i, record in enumerate(drawn.records))
+        for record, original in zip(records, drawn.records, strict=True):
+            Image.fromarray(drawn.read(original)).save(Path(folder, record.source), quality=90)
+        return _reading(Split(records, Files(Path(folder)), threads=torch.get_num_threads()), Path(folder, "cache"))
+
+
+def _reading(split: Split, cache: Path) -> list[Row]:
+    batches = torch.randperm(len(split), generator=Generator().manual_seed(0)).split(BATCH)
+    kept = split.images(SIZE, cache=cache)
+
+    def decoded() -> list[int]:
+        return [split.subset(batch).images(SIZE)[0].sum().item() for batch in batches]
+
+    def gathered(images: Tensor = kept) -> list[int]:
+        return [images.index_select(0, batch)[0].sum().item() for batch in batches]
+
+    def made() -> list[int]:
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            return gathered(split.images(SIZE, cache=folder))
+
+    assert gathered() == decoded()
+    name = f"an epoch of {len(split)} JPEG files"
+    return [
+        compare(f"{name}: decoded, cached", decoded, gathered, repeats=3),
+        compare(
+            "  with the opening of the cache", decoded, lambda: gathered(split.images(SIZE, cache=cache)), repeats=3
+        ),
+        compare("  with the making of the cache", decoded, made, repeats=3),
+    ]
+
+
+def augmentation() -> list[Row]:
+    """A re-ID recipe's batch from uint8 images: ours, and torchvision's transforms image by image."""
+    images = people().subset(range(BATCH)).images(SIZE)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    mean = std = (0.5, 0.5, 0.5)
+    ours = partial(augment, images, SIZE, Generator().manual_seed(0), mean=mean, std=std)
+    steps = [transforms.RandomHorizontalFlip(), transforms.Pad(10), transforms.RandomCrop(SIZE), transforms.ToTensor(),
+             transforms.Normalize(mean, std), transforms.RandomErasing(value="random")]  # fmt: skip
+    v2_steps = [v2.RandomHorizontalFlip(), v2.Pad(10), v2.RandomCrop(SIZE), v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, std), v2.RandomErasing(value="random")]  # fmt: skip
+    pipelines = transforms.Compose(steps), v2.Compose(v2_steps)
+    plain, tensors = (
+        lambda: torch.stack([pipelines[0](picture) for picture in pictures]),
+        lambda: torch.stack([pipelines[1](image) for image in images]),
+    )
+    name = f"augmentation, batch {BATCH}"
+    return [
+        compare(f"{name}: torchvision on PIL, ours", plain, ours, repeats=21),
+        compare(f"{name}: torchvision v2 on tensors, ours", tensors, ours, repeats=21),
+    ]
+
+
 BENCHES: dict[str, Callable[[], list[Row]]] = {
-    "rollout": rollout, "pairs": pairs, "ranking": ranking, "rga": rga, "hacnn": hacnn}  # fmt: skip
+    "rollout": rollout, "pairs": pairs, "ranking": ranking, "rga": rga, "hacnn": hacnn,
+    "reading": reading, "augmentation": augmentation}  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:

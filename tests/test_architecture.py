@@ -10,8 +10,8 @@ LIBRARY = ROOT / "dcal_lite"
 
 # A module may import from the layers above it in this list, never from its own or from those below.
 LAYERS = [
-    {"errors", "recipes"},
-    {"attention", "metrics", "localisation", "reranking", "recipe", "checkpoint", "data"},
+    {"errors", "recipes", "checkpoint"},
+    {"attention", "metrics", "localisation", "reranking", "recipe", "data"},
     {"attention_rollout", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
     {"models", "saliency"},

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from dcal_lite.data import Dataset, Record, Split, list_datasets, load_dataset
-from dcal_lite.data.records import read_image, reader
+from dcal_lite.data.records import Files, read_image
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def test_columns(split):
     np.testing.assert_array_equal(split.classes[split.targets], split.labels)
 
 
-def test_images_equal_a_loop(split):
+@pytest.mark.parametrize("block", [2, 5, 256])
+def test_images_equal_a_loop(split, block, monkeypatch):
+    monkeypatch.setattr("dcal_lite.data.records._BLOCK", block)
     images = split.images((10, 8), progress=True)
     assert images.dtype == torch.uint8
     for image, record in zip(images, split.records, strict=True):
@@ -116,7 +118,7 @@ def broken(tmp_path, picture):
 def test_a_broken_file_is_named_in_one_line(broken, name, reason):
     records = tuple(Record(f"{n}.jpg", 0) for n in ("good", name, "good"))
     with pytest.raises(ValueError, match=reason) as error:
-        Split(records, reader(broken)).images((8, 8))
+        Split(records, Files(broken)).images((8, 8))
     assert f"{name}.jpg" in str(error.value)
     assert "unpack its archive again" in str(error.value)
     assert "\n" not in str(error.value)

@@ -6,14 +6,11 @@ names its author. The dataset's README.md asks to remove it for training and eva
 Layout: pytorch/vision, torchvision/datasets/fgvc_aircraft.py (which leaves the banner there).
 """
 
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from dcal_lite.data.layout import Layout, train_and_val
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, read_image
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 BANNER = 20  # rows
@@ -51,13 +48,8 @@ def load(
     if check_counts:
         verify_counts("aircraft", LAYOUT.title, parts)
     splits = train_and_val(parts, protocol)
-    read = partial(_read, folder)
+    read = Files(folder, banner=BANNER)
     return Dataset("aircraft", "fgvc", {split: Split(records, read) for split, records in splits.items()})
-
-
-def _read(folder: Path, record: Record) -> np.ndarray:
-    """The image without its banner."""
-    return read_image(folder / record.source)[:-BANNER]
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

@@ -81,7 +81,7 @@ def build(target: Path, write: Callable[[Path], None]) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with _locked(target.parent):
+    with locked(target.parent):
         if target.is_dir():
             return
         shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
@@ -191,7 +191,7 @@ def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterabl
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out; the lock ends with the process, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -14,7 +14,7 @@ import numpy as np
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.matlab import read_arrays
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 
 LAYOUT = Layout(title="Stanford Cars", folder="stanford_cars", holds=("cars_train", "cars_test", "devkit"))
 LISTS = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
@@ -38,7 +38,7 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
     parts = read_parts(folder)
     if check_counts:
         verify_counts("cars", LAYOUT.title, parts)
-    return Dataset("cars", "fgvc", {split: Split(records, reader(folder)) for split, records in parts.items()})
+    return Dataset("cars", "fgvc", {split: Split(records, Files(folder)) for split, records in parts.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

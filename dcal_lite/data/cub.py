@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 
 LAYOUT = Layout(title="CUB-200-2011", folder="CUB_200_2011", holds=("images", "images.txt"))
 _IMAGE = r"(\d+) (\d{3}\.[\w'-]+/[\w'-]+\.jpg)", "1 001.Black_footed_Albatross/Black_Footed_Albatross_0046_18.jpg"
@@ -34,7 +34,7 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
     parts = read_parts(folder)
     if check_counts:
         verify_counts("cub", LAYOUT.title, parts)
-    return Dataset("cub", "fgvc", {split: Split(records, reader(folder)) for split, records in parts.items()})
+    return Dataset("cub", "fgvc", {split: Split(records, Files(folder)) for split, records in parts.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

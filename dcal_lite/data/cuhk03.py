@@ -23,7 +23,7 @@ from dcal_lite.data.archives import build, copy_beside, data_root, unpack
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.matlab import load_h5py, read_arrays
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 RELEASE = "cuhk03_release/cuhk-03.mat"
@@ -80,7 +80,7 @@ def load(
     parts = read_parts(folder, layout)
     if check_counts:
         verify_counts(f"cuhk03/{protocol}", layout.title, parts)
-    return Dataset("cuhk03", "reid", {split: Split(records, reader(folder)) for split, records in parts.items()})
+    return Dataset("cuhk03", "reid", {split: Split(records, Files(folder)) for split, records in parts.items()})
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 
 SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 LAYOUT = Layout(
@@ -41,9 +41,7 @@ def load(root: str | Path | None = None, *, archive: str | Path | None = None, c
     parts = read_parts(folder)
     if check_counts:
         verify_counts("dukemtmcreid", LAYOUT.title, parts)
-    return Dataset(
-        "dukemtmcreid", "reid", {split: Split(parts[part], reader(folder)) for split, part in SPLITS.items()}
-    )
+    return Dataset("dukemtmcreid", "reid", {split: Split(parts[part], Files(folder)) for split, part in SPLITS.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

@@ -13,7 +13,7 @@ from dcal_lite.data.archives import copy_beside, unpack
 from dcal_lite.data.layout import Layout, train_and_val
 from dcal_lite.data.matlab import read_arrays
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 PROTOCOLS = ("trainval", "train")
@@ -53,7 +53,7 @@ def load(
     if check_counts:
         verify_counts("flowers102", LAYOUT.title, parts)
     splits = train_and_val(parts, protocol)
-    return Dataset("flowers102", "fgvc", {split: Split(records, reader(folder)) for split, records in splits.items()})
+    return Dataset("flowers102", "fgvc", {split: Split(records, Files(folder)) for split, records in splits.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 PROTOCOLS = ("general", "cloth-changing")
@@ -53,7 +53,7 @@ def load(
         verify_counts("ltcc", LAYOUT.title, parts)
     if protocol == "general":
         parts = {part: tuple(replace(record, clothes=-1) for record in records) for part, records in parts.items()}
-    return Dataset("ltcc", "reid", {split: Split(parts[part], reader(folder)) for split, part in SPLITS.items()})
+    return Dataset("ltcc", "reid", {split: Split(parts[part], Files(folder)) for split, part in SPLITS.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout, without
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 SPLITS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -58,7 +58,7 @@ def load(
         verify_counts("market1501", LAYOUT.title, parts)
     if protocol == "multi-query":
         parts["query"] = _tracks(parts["query"], parts[BOXES])
-    splits = {split: Split(without(parts[part], JUNK), reader(folder)) for split, part in SPLITS.items()}
+    splits = {split: Split(without(parts[part], JUNK), Files(folder)) for split, part in SPLITS.items()}
     return Dataset("market1501", "reid", splits)
 
 

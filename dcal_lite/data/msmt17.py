@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 LAYOUTS = {
@@ -49,7 +49,7 @@ def load(
     parts = read_parts(folder, layout)
     if check_counts:
         verify_counts("msmt17", layout.title, parts)
-    return Dataset("msmt17", "reid", {split: Split(records, reader(folder)) for split, records in parts.items()})
+    return Dataset("msmt17", "reid", {split: Split(records, Files(folder)) for split, records in parts.items()})
 
 
 def read_parts(folder: Path, layout: Layout) -> dict[str, tuple[Record, ...]]:

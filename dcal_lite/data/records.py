@@ -3,8 +3,10 @@
 A `Record` says what an image is, a `Split` can also read it, a `Dataset` holds the named splits.
 """
 
+import os
 import struct
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,6 +18,9 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from dcal_lite.data.cache import cache_path, cached
+
+_BLOCK = 256  # images that wait in memory, decoded, while a slow disk takes those before
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -44,7 +49,7 @@ class Split:
 
     Args:
         records: what the split holds, in a fixed order.
-        read: returns the image of a record, uint8 (H, W, 3), RGB.
+        read: returns the image of a record, uint8 (H, W, 3), RGB; this is how images are read one by one, when needed.
         threads: how many at once; None: as many as the machine likes, which suits files. Drawing wants one.
     """
 
@@ -89,31 +94,53 @@ class Split:
         """The split of the records at `indices`, in that order."""
         return replace(self, records=tuple(self.records[i] for i in indices))
 
-    def images(self, size: tuple[int, int], *, progress: bool = False) -> UInt8[torch.Tensor, "n 3 H W"]:
+    def images(
+        self, size: tuple[int, int], *, cache: str | Path | None = None, progress: bool = False
+    ) -> UInt8[torch.Tensor, "n 3 H W"]:
         """Decode every image once, in threads; antialiased bilinear resizing where the size differs.
+
+        With a cache folder, images that are files are decoded once for all runs: the result is kept in the folder (see
+        cache.py) and mapped into memory, until a file, the records or the size change. Drawn images are not kept.
 
         Args:
             size: height and width in pixels.
+            cache: the folder; None takes the environment variable DCAL_CACHE, else keeps nothing on the disk.
             progress: show a progress bar.
 
         Returns:
-            The images in the order of the records.
+            The images in the order of the records. What is written into them stays in this process.
 
         Raises:
             ValueError: `size` is not positive, or a file cannot be decoded.
         """
         if min(size) < 1:
             raise ValueError(f"size must be two positive numbers (height, width), got {size}")
-        images = np.empty((len(self), 3, *size), dtype=np.uint8)
-
-        def decode(i: int) -> None:
-            images[i] = _resize(self.read(self.records[i]), size).transpose(2, 0, 1)
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            done = pool.map(decode, range(len(self)))
-            for _ in tqdm(done, total=len(self), desc="decode", unit="image", disable=not progress):
-                pass
+        shape, cache = (len(self), 3, *size), cache or os.environ.get("DCAL_CACHE")
+        if cache and isinstance(self.read, Files):
+            path = cache_path(cache, self.read.root, (record.source for record in self.records), size, self.read.banner)
+            try:
+                return torch.from_numpy(cached(path, shape, partial(self._decode, size, progress)))
+            except OSError as error:
+                warnings.warn(
+                    f"cannot use the cache {cache} ({error.strerror or error}): images stay in memory", stacklevel=2
+                )
+        images = np.empty(shape, dtype=np.uint8)
+        for i, image in enumerate(self._decode(size, progress)):
+            images[i] = image
         return torch.from_numpy(images)
+
+    def _decode(self, size: tuple[int, int], progress: bool) -> Iterator[UInt8[np.ndarray, "3 H W"]]:
+        def decode(record: Record) -> np.ndarray:
+            return np.ascontiguousarray(_resize(self.read(record), size).transpose(2, 0, 1))
+
+        with (
+            ThreadPoolExecutor(self.threads) as pool,
+            tqdm(total=len(self), desc="decode", unit="image", disable=not progress) as bar,
+        ):
+            for start in range(0, len(self), _BLOCK):
+                for image in pool.map(decode, self.records[start : start + _BLOCK]):
+                    yield image
+                    bar.update()
 
 
 @dataclass(frozen=True)
@@ -158,13 +185,21 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         ) from error
 
 
-def reader(root: str | Path) -> Callable[[Record], np.ndarray]:
-    """The `read` function of splits whose images are files below `root`."""
-    return partial(_read_below, Path(root))
+@dataclass(frozen=True)
+class Files:
+    """The `read` function of splits whose images are files.
 
+    Args:
+        root: folder that the records' sources are below.
+        banner: rows that are cut off at the bottom.
+    """
 
-def _read_below(root: Path, record: Record) -> np.ndarray:
-    return read_image(root / record.source)
+    root: Path
+    banner: int = 0
+
+    def __call__(self, record: Record) -> UInt8[np.ndarray, "H W 3"]:
+        image = read_image(self.root / record.source)
+        return image[: len(image) - self.banner]
 
 
 def _reason(path: Path, error: Exception) -> str:

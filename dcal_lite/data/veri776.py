@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.official import verify_counts
-from dcal_lite.data.records import Dataset, Record, Split, reader
+from dcal_lite.data.records import Dataset, Files, Record, Split
 from dcal_lite.errors import check_choice
 
 PROTOCOLS = ("image-to-image", "image-to-track")
@@ -57,7 +57,7 @@ def load(
         parts["image_test"] = _with_tracks(folder, parts["image_test"])
     if check_counts:
         verify_counts("veri776", LAYOUT.title, parts)
-    return Dataset("veri776", "reid", {split: Split(parts[part], reader(folder)) for split, part in SPLITS.items()})
+    return Dataset("veri776", "reid", {split: Split(parts[part], Files(folder)) for split, part in SPLITS.items()})
 
 
 def read_parts(folder: Path, layout: Layout = LAYOUT) -> dict[str, tuple[Record, ...]]:
