@@ -11,7 +11,7 @@ LIBRARY = ROOT / "dcal_lite"
 # A module may import from the layers above it in this list, never from its own or from those below.
 LAYERS = [
     {"errors", "recipes", "checkpoint"},
-    {"attention", "metrics", "localisation", "reranking", "recipe", "data"},
+    {"attention", "metrics", "localisation", "reranking", "recipe", "results", "data"},
     {"attention_rollout", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
     {"models", "saliency"},

@@ -6,6 +6,7 @@ import shlex
 import pytest
 import torch
 
+import dcal_lite as dl
 from dcal_lite import localisation
 from dcal_lite.data.promenade import TEST, Promenade, index_of
 from dcal_lite.recipe import load_recipe, parse_overrides
@@ -15,6 +16,24 @@ RESULTS = ROOT / "book" / "results"
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "runs").glob("*.json"))}
 COMPARED = json.loads((RESULTS / "five-attentions.json").read_text())
 RUNS = FILES | {f"{run['training']}, {run['seed']}": run for run in COMPARED["runs"]}
+
+
+def test_results_are_gathered_and_chosen():
+    rows = dl.load_results(RESULTS / "runs")
+    assert [row["command"] for row in rows] == [result["command"] for result in FILES.values()]
+    for row, result in zip(rows, FILES.values(), strict=True):
+        assert {**row, "scores": None} == {**result, **result["scores"], "scores": None}
+    chosen = dl.load_results(RESULTS / "runs", recipe="dcal-reid", seed=0)
+    names = [name for name in FILES if name.startswith("dcal-reid-") and name.endswith("-s0")]
+    assert [row["mAP"] for row in chosen] == [FILES[name]["scores"]["mAP"] for name in names]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": 3}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run/result\.json is not the result of a run .*: remove it"):
+        dl.load_results(tmp_path)
 
 
 def recipe_of(result):
