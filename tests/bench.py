@@ -222,17 +222,16 @@ def rga() -> list[Row]:
         rows.append(compare(f"RGA-SC, stage {stage} of ResNet-50, with gradients, batch 8", *step, repeats=3))
         plains.append(plain)
     images = torch.randn(8, 3, 256, 128, generator=torch.Generator().manual_seed(0))
-    network, baseline, affinity = (dl.create_model("rga_resnet50", variant=v) for v in ("sc", None, None))
-    affinity.attention = nn.ModuleList(plains)
-    plain, ours = training_step(affinity, images), training_step(network, images)
-    rows.append(compare("RGA-SC ResNet-50, training step", plain, ours))
-    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, images)))
-    across = images.contiguous(memory_format=torch.channels_last)
-    network, baseline = (model.to(memory_format=torch.channels_last) for model in (network, baseline))
-    ours = training_step(network, across)
-    rows.append(compare("  the step in channels_last", plain, ours))
-    rows.append(compare("  its cost: with RGA-SC / without", ours, training_step(baseline, across)))
-    rows.append(compare("  and in bfloat16, as the recipe", plain, training_step(network, across, half=True)))
+    models = [dl.create_model("rga_resnet50", variant=v) for v in (None, "sc", None)]
+    models[0].attention = nn.ModuleList(plains)
+    for last, half in ((False, False), (True, False), (True, True)):  # `dl.fit` trains as in the second
+        if last:
+            images = images.contiguous(memory_format=torch.channels_last)
+            models = [model.to(memory_format=torch.channels_last) for model in models]
+        plain, ours, without = (training_step(model, images, half=half) for model in models)
+        name = ", ".join(["RGA-SC ResNet-50, step"] + ["channels_last"] * last + ["bfloat16"] * half)
+        rows.append(compare(name, plain, ours))
+        rows.append(compare("  its cost: with RGA-SC / without", ours, without))
     return rows
 
 
