@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
+
+from torch import OutOfMemoryError
 
 from dcal_lite.data import list_datasets, load_dataset
 from dcal_lite.evaluation import evaluate
@@ -14,13 +17,15 @@ from dcal_lite.recipe import list_recipes, load_recipe, parse_overrides
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a caller's mistake is one line on standard error and exit status 2."""
     options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dcal_lite").setLevel(logging.INFO)
     try:
         options.run(options)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OutOfMemoryError) as error:
         print(f"dcal_lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ndcal_lite: stopped; the same command goes on from the last completed epoch", file=sys.stderr)
+        print("\ndcal_lite: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 
@@ -38,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--weights", help=".safetensors file to start from, instead of timm's download")
     train.add_argument("--output", help="the run's folder (default: runs/...)")
     train.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    train.add_argument("--workers", type=int, help="processes that read images; 0: images stay in memory")
+    train.add_argument("--save-minutes", type=float, default=10.0, help="between checkpoints (default: %(default)g)")
+    train.add_argument("--compiled", action="store_true", help="compile the model with torch.compile")
+    train.add_argument("--tracker", help="of accelerate's, e.g. tensorboard; must be installed")
     _add_data(train)
     train.set_defaults(run=_train)
 
@@ -67,7 +76,8 @@ def _train(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.recipe, **parse_overrides(options.overrides))
     if options.archive:
         load_dataset(recipe.dataset, options.root, archive=options.archive, **recipe.dataset_args)
-    run = fit(recipe, root=options.root, weights=options.weights, output=options.output, device=options.device)
+    names = ("root", "weights", "output", "device", "workers", "save_minutes", "compiled", "tracker")
+    run = fit(recipe, **{name: getattr(options, name) for name in names})
     print(json.dumps(run.result["scores"]), f"written to {run.folder}")
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dcal_lite.attention import attend, attention_map, merge_heads, split_heads
 from dcal_lite.errors import unknown
@@ -209,6 +210,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Keep only the inputs of a transformer's blocks for the backward pass, which computes the rest once more.
+
+    The gradients are the same, for a third more computation and a fraction of the memory. In place.
+
+    Raises:
+        ValueError: there are no such blocks. (A CNN's BatchNorm would count every batch twice.)
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    if not blocks:
+        raise ValueError(f"{type(model).__name__} has no transformer blocks: set checkpoint_blocks=false")
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 @torch.no_grad()

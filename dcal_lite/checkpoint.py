@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and checkpoints that survive a kill at any moment.
 
 Every file is written beside its place, flushed to the disk and renamed onto it; a rename is atomic.
-A checkpoint folder keeps the last two checkpoints, so that a damaged newest one costs one epoch, not the run.
+A checkpoint folder keeps the last two checkpoints, so that a damaged newest one does not cost the run.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-_NAME = re.compile(r"epoch-(\d{4,})\.pt")
+_NAME = re.compile(r"epoch-(\d{4,})-step-(\d{6,})\.pt")
 
 
 @contextmanager
@@ -60,15 +60,16 @@ def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Map
         save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary, dict(metadata))
 
 
-def save_checkpoint(folder: str | Path, epoch: int, state: Mapping[str, Any]) -> None:
-    """Save `state` as the checkpoint of `epoch` (0-based, completed) and delete all but the last two.
+def save_checkpoint(folder: str | Path, epoch: int, step: int, state: Mapping[str, Any]) -> None:
+    """Save `state` and delete all but the last two checkpoints.
 
     Args:
         folder: the run's `last/`.
+        epoch, step: completed epochs, and completed steps of the next one.
         state: tensors, numbers, strings and containers of these: what `torch.load(weights_only=True)` reads.
     """
     folder = Path(folder)
-    with atomic_path(folder / f"epoch-{epoch:04d}.pt") as temporary:
+    with atomic_path(folder / f"epoch-{epoch:04d}-step-{step:06d}.pt") as temporary:
         torch.save(dict(state), temporary)
     for old in _checkpoints(folder)[2:]:
         old.unlink()
@@ -92,8 +93,9 @@ def load_checkpoint(folder: str | Path, *, map_location: str | torch.device = "c
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The folder's checkpoints, newest first; leftovers of a killed write don't match the name."""
-    found = [(int(match[1]), path) for path in folder.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    found = [(int(match[1]), int(match[2]), path) for path in folder.glob("epoch-*.pt")
+             if (match := _NAME.fullmatch(path.name))]  # fmt: skip
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def remove_leftovers(folder: str | Path) -> None:

@@ -64,6 +64,8 @@ class Recipe:
     margin: float | None = None  # of the triplet loss; None: soft margin
     weighting: str = "uncertainty"  # of several branches' losses: "uncertainty" (learned) or "sum"
     precision: str = "fp32"  # "fp32", "bf16" or "fp16" (with loss scaling)
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    checkpoint_blocks: bool = False  # keep less for the backward pass of transformers, and compute it twice
     eval_every: int = 0  # epochs between evaluations; 0: at the end only
     eval_batch_size: int = 128
     seed: int = 0
@@ -74,8 +76,8 @@ class Recipe:
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         for branch in self.triplet:
             check_choice("branch", branch, BRANCHES)
-        if self.epochs < 1 or self.batch_size < 1 or self.eval_batch_size < 1:
-            raise ValueError("epochs, batch_size and eval_batch_size of at least 1 expected")
+        if min(self.epochs, self.batch_size, self.eval_batch_size, self.accumulate) < 1:
+            raise ValueError("epochs, batch_size, eval_batch_size and accumulate of at least 1 expected")
         if "pwca" in self.model_args.get("branches", ("pwca",)) and self.batch_size % 2:
             raise ValueError(f"an even batch_size expected, got {self.batch_size}: PWCA needs pairs")
 

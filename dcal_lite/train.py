@@ -4,27 +4,40 @@ A run writes one folder: `recipe.yaml` (resolved), `metrics.jsonl` (a line an ep
 `model.safetensors` and `result.json` (scores, seed, versions, device, commit). Each appears whole or not at all.
 
 Nothing random carries over from step to step: batches follow from (seed, epoch), augmentation and the model's own
-draws from (seed, epoch, step). So a run that was stopped and resumed is, on a CPU, the same run bit for bit.
+draws from (seed, epoch, step). So no state of a random generator need be saved, and a run that was stopped anywhere and
+resumed is, on a CPU, the same run bit for bit.
+
+A batch may be computed in equal parts: one after the other (`accumulate`), or by several processes (accelerate). The
+gradient is the mean over the parts; BatchNorm, PWCA's pairs and the triplet loss see one part at a time. So two
+processes do what one does with twice as many parts, and where a model has none of these three, what one does without.
 """
 
 import hashlib
 import json
+import logging
 import math
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dcal_lite.backbones import checkpoint_blocks
 from dcal_lite.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint, write_json, write_text
 from dcal_lite.data import load_dataset
+from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset
 from dcal_lite.data.samplers import identity_batches, shuffled_batches
 from dcal_lite.data.transforms import augment
@@ -33,6 +46,9 @@ from dcal_lite.heads import Output
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.models import create_model, save_model
 from dcal_lite.recipe import Recipe, load_recipe
+
+log = logging.getLogger("dcal_lite")
+History = list[dict[str, Any]]  # a row an epoch
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Run:
     model: nn.Module  # trained, in evaluation mode
     arguments: dict[str, Any]  # of `create_model`, which rebuild the model
     result: dict[str, Any]  # what result.json says
-    history: list[dict[str, Any]]  # one row an epoch, as in metrics.jsonl
+    history: History  # one row an epoch, as in metrics.jsonl
 
 
 def fit(
@@ -53,9 +69,17 @@ def fit(
     weights: str | Path | None = None,
     output: str | Path | None = None,
     device: str | torch.device | None = None,
+    workers: int | None = None,
+    save_minutes: float = 10.0,
+    compiled: bool = False,
+    tracker: str | None = None,
+    on_epoch: Callable[[History], None] | None = None,
     progress: bool = True,
 ) -> Run:
     """Train by a recipe, evaluate, and write the run's folder. A run that was stopped goes on where it was.
+
+    The recipe decides the result; all other arguments only where and how it is made. In several processes (`accelerate
+    launch -m dcal_lite train ...`, or accelerate's `notebook_launcher`) each calls `fit`, and the first one writes.
 
     Args:
         recipe: from `load_recipe`.
@@ -63,131 +87,276 @@ def fit(
             images are kept between runs in the folder DCAL_CACHE, if this variable is set (`Split.images`).
         weights: .safetensors file to start from, instead of timm's download.
         output: the run's folder; None takes `runs/` plus the recipe's name, dataset and digest.
-        device: None takes the GPU where there is one.
+        device: None takes the GPU where there is one; of several processes each its own.
+        workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`).
+        save_minutes: longest time between two checkpoints, of which there is one after every epoch, too.
+        compiled: compile the model (torch.compile): faster on a GPU after a slow start, other last digits.
+        tracker: of accelerate's, as "tensorboard", which must be installed; gets each epoch's row.
+        on_epoch: called with the history after every epoch, in a notebook to draw it.
         progress: show bars.
 
     Raises:
         ValueError: the data or weights are unfit, or the folder holds a run of another recipe.
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
+        torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
     folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
     _check_folder(folder, recipe)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    accelerator = Accelerator(
+        log_with=tracker,
+        project_dir=folder if tracker else None,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a classifier of timm's, say
+    )
+    device = torch.device(device or accelerator.device)
+    _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
     arguments = {"name": recipe.model, "num_classes": len(dataset["train"].classes), "img_size": recipe.img_size,
                  "drop_path": recipe.drop_path, **recipe.model_args}  # fmt: skip
     torch.manual_seed(recipe.seed)
     model = create_model(**arguments, pretrained=weights or recipe.pretrained)
     model = model.to(device, memory_format=torch.channels_last)  # convolutions like it, others do not mind
-    trainer = Trainer(recipe, model, dataset, device, progress)
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
-    remove_leftovers(folder)
-    trainer.resume(folder / "last")
-    for epoch in range(trainer.epoch, recipe.epochs):
-        trainer.run_epoch(epoch)
-        save_checkpoint(folder / "last", epoch, trainer.state())
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in trainer.history))
+    if recipe.checkpoint_blocks:
+        checkpoint_blocks(model)
+    if compiled:
+        model.compile()
+    trainer = Trainer(recipe, model, dataset, folder / "last", accelerator, device, workers=workers,
+                      save_minutes=save_minutes, progress=progress)  # fmt: skip
+    if accelerator.is_main_process:
+        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        remove_leftovers(folder)
+    if tracker:
+        accelerator.init_trackers("dcal_lite", config={key: str(value) for key, value in asdict(recipe).items()})
+    accelerator.wait_for_everyone()
+    trainer.resume()
+    _announce(trainer)
+    while trainer.epoch < recipe.epochs:
+        try:
+            trainer.run_epoch()
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(f"{_memory(recipe)} ({str(error).partition('.')[0]})") from error
+        trainer.save()
+        if accelerator.is_main_process:
+            write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in trainer.history))
+        if tracker:
+            accelerator.log(trainer.history[-1], step=trainer.epoch)
+        if on_epoch:
+            on_epoch(trainer.history)
+    if tracker:
+        accelerator.end_training()
     result = _describe(recipe, trainer, weights, device)
-    save_model(model, folder / "model.safetensors", arguments, card=result)
-    write_json(folder / "result.json", result)
+    if accelerator.is_main_process:
+        save_model(model, folder / "model.safetensors", arguments, card=result)
+        write_json(folder / "result.json", result)
+    accelerator.wait_for_everyone()
     return Run(folder, model.eval(), arguments, result, trainer.history)
 
 
+class Objective(nn.Module):
+    """A model, its losses and their weights: all that is learned, as one module.
+
+    Args:
+        recipe: which losses.
+        model: from `create_model`.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module):
+        super().__init__()
+        self.recipe, self.model = recipe, model
+        learned = model.branches if recipe.weighting == "uncertainty" and len(model.branches) > 1 else ()
+        self.weighting = UncertaintyWeighting(learned)
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Each branch's loss, and the total."""
+        precision = self.recipe.precision
+        with torch.autocast(images.device.type, HALF[precision], enabled=precision != "fp32"):
+            output = self.model(images, targets)
+        losses = branch_losses(self.recipe, output, targets)
+        total = self.weighting(losses) if self.weighting.w else sum(losses.values())
+        return losses | {"total": total}
+
+
 class Trainer:
-    """Model, optimiser, data and history of one run, between epochs.
+    """Model, optimiser, data and history of one run.
 
     Args:
         recipe: what to do.
         model: on `device`.
-        dataset: its train split is decoded once (see `Split.images`) and kept as uint8 on `device`.
+        dataset: its train split gives the images, see `Batches`.
+        folder: where checkpoints are kept.
+        accelerator: knows the processes.
         device: where to train.
-        progress: show bars.
+        workers, save_minutes, progress: as in `fit`.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, dataset: Dataset, device: torch.device, progress: bool):
-        self.recipe, self.model, self.dataset, self.device, self.progress = recipe, model, dataset, device, progress
-        self.images = dataset["train"].images(recipe.resize or recipe.img_size, progress=progress).to(device)
-        self.targets = torch.from_numpy(dataset["train"].targets).to(device)
-        learned = model.branches if recipe.weighting == "uncertainty" and len(model.branches) > 1 else ()
-        self.weighting = UncertaintyWeighting(learned).to(device)
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        dataset: Dataset,
+        folder: Path,
+        accelerator: Accelerator,
+        device: torch.device,
+        *,
+        workers: int | None = 0,
+        save_minutes: float = math.inf,
+        progress: bool = False,
+    ):
+        self.recipe, self.model, self.dataset, self.folder = recipe, model, dataset, folder
+        self.accelerator, self.device, self.save_minutes = accelerator, device, save_minutes
+        self.progress = progress and accelerator.is_main_process
+        size = recipe.resize or recipe.img_size
+        self.images = Batches(dataset["train"], size, device, workers=workers, progress=self.progress)
+        self.targets = torch.from_numpy(dataset["train"].targets)
+        objective = Objective(recipe, model).to(device)
+        self.weighting = objective.weighting
         self.optimizer = create_optimizer(recipe, model, self.weighting)
+        self.objective = accelerator.prepare_model(objective, device_placement=False)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.history: list[dict[str, Any]] = []
+        self.history: History = []
+        self.step = 0  # so many steps of the current epoch are done ...
+        self.sums: dict[str, float] = {}  # ... with these sums of losses and seconds
 
     @property
     def epoch(self) -> int:
         """The number of completed epochs."""
         return len(self.history)
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next epoch depends on."""
-        parts = {"model": self.model, "weighting": self.weighting, "optimizer": self.optimizer, "scaler": self.scaler}
-        return {"history": self.history} | {name: part.state_dict() for name, part in parts.items()}
+    def save(self) -> None:
+        """Write a checkpoint: everything that the next step depends on."""
+        if self.accelerator.is_main_process:
+            state = {"history": self.history, "step": self.step, "sums": self.sums}
+            state |= {name: part.state_dict() for name, part in self._stateful().items()}
+            save_checkpoint(self.folder, self.epoch, self.step, state)
 
-    def resume(self, folder: Path) -> None:
-        """Take up the newest checkpoint of `folder`, if there is one."""
-        state = load_checkpoint(folder, map_location=self.device)
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        state = load_checkpoint(self.folder, map_location=self.device)
         if state is not None:
-            self.history = state["history"]
-            for name in ("model", "weighting", "optimizer", "scaler"):
-                getattr(self, name).load_state_dict(state[name])
+            self.history, self.step, self.sums = state["history"], state["step"], state["sums"]
+            for name, part in self._stateful().items():
+                part.load_state_dict(state[name])
 
-    def run_epoch(self, epoch: int) -> None:
-        """Train one epoch, evaluate if it is due, and append a row to `history`."""
-        batches = self._batches(epoch)
+    def _stateful(self) -> dict[str, Any]:
+        return {"model": self.model, "weighting": self.weighting, "optimizer": self.optimizer, "scaler": self.scaler}
+
+    def run_epoch(self) -> None:
+        """Train to the end of the epoch, evaluate if it is due, and append a row to `history`."""
+        batches = self.batches()
         self.model.train()
-        started, sums = time.perf_counter(), {}
-        bar = tqdm(batches, desc=f"epoch {epoch + 1}/{self.recipe.epochs}", unit="batch", disable=not self.progress)
-        for i, batch in enumerate(bar):
-            losses = self._step(epoch, i, len(batches), torch.from_numpy(batch).to(self.device))
-            sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
-            bar.set_postfix(loss=f"{losses['total']:.3f}", refresh=False)
-        seconds = time.perf_counter() - started
-        row = {"epoch": epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
-        row |= {f"loss/{name}": value / len(batches) for name, value in sums.items()}
+        images = self.images([share for batch in batches[self.step :] for share in self._shares(batch).values()])
+        saved = last = time.monotonic()
+        losses = None
+        with tqdm(desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", initial=self.step, total=len(batches),
+                  unit="batch", disable=not self.progress) as bar:  # fmt: skip
+            for batch in batches[self.step :]:
+                losses, before = self._step(batch, images, len(batches)), losses
+                self._look(before)  # one step late, so that a GPU always has work
+                self.step += 1
+                due = time.monotonic() - saved > 60 * self.save_minutes
+                if due or self.step == len(batches):
+                    losses = self._look(losses)
+                self._add("seconds", time.monotonic() - last)
+                last = time.monotonic()
+                if due:
+                    self.save()
+                    saved = time.monotonic()
+                bar.update()
+        self._finish(len(batches))
+
+    def _finish(self, steps: int) -> None:
+        """Append the epoch's row; a new epoch begins."""
+        row = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"]}
+        seconds, waiting = self.sums.pop("seconds"), self.sums.pop("waiting")
+        row |= {f"loss/{name}": total / steps for name, total in self.sums.items()}
         row |= {f"w/{name}": w.item() for name, w in self.weighting.w.items()}
-        row |= {"seconds": seconds, "images_per_second": len(batches) * self.recipe.batch_size / seconds}
-        last, every = epoch + 1 == self.recipe.epochs, self.recipe.eval_every
-        if last or (every and (epoch + 1) % every == 0):
+        row |= {"seconds": seconds, "images_per_second": steps * self.recipe.batch_size / seconds}
+        row |= {"waiting": waiting / seconds}  # share of the time in which the next images were not there yet
+        last, every = row["epoch"] == self.recipe.epochs, self.recipe.eval_every
+        if last or (every and row["epoch"] % every == 0):
             row |= self.evaluate()
-        self.history = [*self.history, row]
+        self.history, self.step, self.sums = [*self.history, row], 0, {}
 
     def evaluate(self) -> dict[str, float]:
         """The dataset's scores of the model as it is."""
         return evaluate(self.model, self.dataset, progress=self.progress, **self.recipe.evaluation())
 
-    def _batches(self, epoch: int) -> list:
+    def batches(self) -> list[np.ndarray]:
+        """The current epoch's batches, of all processes."""
         recipe, targets = self.recipe, self.dataset["train"].targets
         if recipe.instances:
-            return identity_batches(targets, recipe.batch_size, recipe.instances, seed=recipe.seed, epoch=epoch,
+            return identity_batches(targets, recipe.batch_size, recipe.instances, seed=recipe.seed, epoch=self.epoch,
                                     once=recipe.identities_epoch)  # fmt: skip
-        return shuffled_batches(len(targets), recipe.batch_size, seed=recipe.seed, epoch=epoch)
+        return shuffled_batches(len(targets), recipe.batch_size, seed=recipe.seed, epoch=self.epoch)
 
-    def _step(self, epoch: int, step: int, steps: int, batch: Tensor) -> dict[str, float]:
-        """Take step `step` of the epoch's `steps`; return the branches' losses and the total."""
-        recipe = self.recipe
+    def _shares(self, batch: np.ndarray) -> dict[int, np.ndarray]:
+        """This process's parts of a batch, by their numbers."""
+        count, first = self.recipe.accumulate, self.recipe.accumulate * self.accelerator.process_index
+        parts = np.split(batch, count * self.accelerator.num_processes)
+        return {i: parts[i] for i in range(first, first + count)}
+
+    def _step(self, batch: np.ndarray, images: Iterator[Tensor], steps: int) -> "_Losses":
+        """Take a step of the epoch's `steps`."""
+        recipe, shares = self.recipe, self._shares(batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate(recipe, epoch + step / steps)
-        seed = int.from_bytes(hashlib.sha256(f"{recipe.seed}/{epoch}/{step}".encode()).digest()[:7], "little")
-        torch.manual_seed(seed)  # stochastic depth, PWCA's pairs
-        generator = torch.Generator().manual_seed(seed)
-        images = self.images.index_select(0, batch)  # copies whole images, which [batch] does several times slower
-        images = augment(images, recipe.img_size, generator, flip=recipe.flip, pad=recipe.pad, enlarge=recipe.enlarge,
-                         erase=recipe.erase, erase_noise=recipe.erase_noise, mean=recipe.mean,
-                         std=recipe.std)  # fmt: skip
-        targets = self.targets[batch]
-        with torch.autocast(self.device.type, HALF[recipe.precision], enabled=recipe.precision != "fp32"):
-            output = self.model(images, targets)
-        losses = branch_losses(recipe, output, targets)
-        total = self.weighting(losses) if self.weighting.w else sum(losses.values())
-        report = {name: value.item() for name, value in (losses | {"total": total}).items()}
-        if not math.isfinite(report["total"]):
-            raise FloatingPointError(_divergence(epoch, step, report, self.optimizer.param_groups[0]["lr"]))
+            group["lr"] = group["peak"] * learning_rate(recipe, self.epoch + self.step / steps)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total).backward()
+        totals: dict[str, Tensor] = {}
+        for i, share in shares.items():
+            started = time.monotonic()
+            decoded = next(images)
+            self._add("waiting", time.monotonic() - started)
+            ready = i == max(shares)
+            with nullcontext() if ready else self.accelerator.no_sync(self.objective):
+                losses = self._part(i, decoded, share)
+                self.scaler.scale(losses["total"] / len(shares)).backward()
+            totals = {name: totals.get(name, 0) + loss.detach() / len(shares) for name, loss in losses.items()}
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return report
+        values = self.accelerator.reduce(torch.stack(list(totals.values())), "mean")
+        return _Losses(self.step, list(totals), values)
+
+    def _part(self, number: int, decoded: Tensor, places: np.ndarray) -> dict[str, Tensor]:
+        """The losses of one part of a batch."""
+        recipe, key = self.recipe, f"{self.recipe.seed}/{self.epoch}/{self.step}"
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little")
+        torch.manual_seed(seed + number)  # stochastic depth, PWCA's pairs
+        images = augment(decoded, recipe.img_size, torch.Generator().manual_seed(seed), flip=recipe.flip,
+                         pad=recipe.pad, enlarge=recipe.enlarge, erase=recipe.erase, erase_noise=recipe.erase_noise,
+                         mean=recipe.mean, std=recipe.std, batch_size=recipe.batch_size,
+                         part=slice(number * len(places), (number + 1) * len(places)))  # fmt: skip
+        return self.objective(images, self.targets[places].to(self.device, non_blocking=True))
+
+    def _look(self, losses: "_Losses | None") -> None:
+        """Add up the losses of a step; stop if one is not finite."""
+        if losses is None:
+            return
+        report = losses.wait()
+        if not math.isfinite(report["total"]):
+            raise FloatingPointError(_divergence(self, losses.step, report))
+        for name, value in report.items():
+            self._add(name, value)
+        if report["total"] < 0 <= self.sums["total"] - report["total"]:
+            log.info("the total loss is negative now, which is no error: 1/2 sum(e^-w L + w) with its learned weights "
+                     "w is below 0 where the losses L are small")  # fmt: skip
+
+    def _add(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+class _Losses:
+    """The losses of a step, on their way from the device."""
+
+    def __init__(self, step: int, names: list[str], values: Tensor):
+        self.step, self.names, self.values = step, names, values.to("cpu", non_blocking=True)
+        self.there = torch.cuda.Event() if values.is_cuda else None
+        if self.there:
+            self.there.record()
+
+    def wait(self) -> dict[str, float]:
+        """The losses by name."""
+        if self.there:
+            self.there.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 def branch_losses(recipe: Recipe, output: Output, targets: Tensor) -> dict[str, Tensor]:
@@ -233,16 +402,51 @@ def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWei
 # ----------------------------------------------------------------------------------------------------- small things
 
 
+def _check_machine(recipe: Recipe, accelerator: Accelerator, device: torch.device) -> None:
+    """Raise ValueError where this machine, or this number of processes, cannot carry out the recipe."""
+    if accelerator.mixed_precision != "no":
+        raise ValueError("the recipe decides the precision: launch with --mixed_precision no, and set precision=bf16")
+    if recipe.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        raise ValueError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16: set precision=fp16")
+    parts = recipe.accumulate * accelerator.num_processes
+    pairs = 2 if "pwca" in recipe.model_args.get("branches", ("pwca",)) else 1
+    whole = parts * math.lcm(pairs, recipe.instances or 1)
+    if recipe.batch_size % whole:
+        raise ValueError(f"a batch_size divisible by {whole} expected, got {recipe.batch_size}: it is computed in "
+                         f"{parts} parts, each of whole pairs (PWCA) and of all images that an identity has in a "
+                         "batch")  # fmt: skip
+
+
 def _check_folder(folder: Path, recipe: Recipe) -> None:
     saved = folder / "recipe.yaml"
     if saved.is_file() and load_recipe(saved).digest != recipe.digest:
         raise ValueError(f"{folder} holds a run of another recipe; choose another output folder or delete that one")
 
 
-def _divergence(epoch: int, step: int, report: dict[str, float], lr: float) -> str:
+def _announce(trainer: Trainer) -> None:
+    """Log what the recipe means by an epoch: the samplers of the papers' codes disagree."""
+    recipe, train = trainer.recipe, trainer.dataset["train"]
+    kind = f"{recipe.instances} images of every identity" if recipe.identities_epoch else "nearly all images"
+    log.info("an epoch is %d iterations of %d images: %s of the %s", len(trainer.batches()), recipe.batch_size, kind,
+             f"{len(train):,}")  # fmt: skip
+
+
+def _memory(recipe: Recipe) -> str:
+    less = [f"accumulate={2 * recipe.accumulate}"]
+    if not recipe.checkpoint_blocks:
+        less.append("checkpoint_blocks=true (transformers)")
+    if recipe.precision == "fp32":
+        less.append("precision=fp16")
+    return f"the GPU's memory is too small for this recipe: use preset=t4, or add {', '.join(less)}"
+
+
+def _divergence(trainer: Trainer, step: int, report: dict[str, float]) -> str:
+    lr, train = trainer.optimizer.param_groups[0]["lr"], trainer.dataset["train"]
     terms = ", ".join(f"{name} {value:.4g}" for name, value in report.items())
-    return (f"the loss is not finite in epoch {epoch + 1}, step {step + 1} (learning rate {lr:.3g}; {terms}); the last "
-            "checkpoint is kept: lower lr, lengthen warmup_epochs, or use precision=fp32")  # fmt: skip
+    images = ", ".join(train.records[i].source for i in trainer.batches()[step][:4])
+    return (f"the loss is not finite in epoch {trainer.epoch + 1}, step {step + 1} (learning rate {lr:.3g}; {terms}; "
+            f"images {images}, ...); the last checkpoint is kept: lower lr, lengthen warmup_epochs, or use "
+            "precision=fp32")  # fmt: skip
 
 
 def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, device: torch.device) -> dict[str, Any]:

@@ -40,9 +40,15 @@ def test_json_refuses_nan_and_keeps_the_old_file(tmp_path):
 
 def test_newest_two_are_kept(tmp_path):
     for epoch in range(4):
-        save_checkpoint(tmp_path, epoch, {"epoch": epoch, "x": torch.full((3,), epoch)})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0002.pt", "epoch-0003.pt"]
+        save_checkpoint(tmp_path, epoch, 0, {"epoch": epoch, "x": torch.full((3,), epoch)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0002-step-000000.pt", "epoch-0003-step-000000.pt"]
     assert load_checkpoint(tmp_path)["x"].tolist() == [3, 3, 3]
+
+
+def test_the_newest_is_that_of_the_furthest_step(tmp_path):
+    for epoch, step in ((0, 9), (1, 0), (1, 100_000), (1, 20)):
+        save_checkpoint(tmp_path, epoch, step, {"at": (epoch, step)})
+    assert load_checkpoint(tmp_path)["at"] == (1, 100_000)
 
 
 def test_no_checkpoint(tmp_path):
@@ -52,19 +58,19 @@ def test_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, damage):
     for epoch in range(2):
-        save_checkpoint(tmp_path, epoch, {"x": torch.full((1000,), epoch)})
-    path = tmp_path / "epoch-0001.pt"
+        save_checkpoint(tmp_path, epoch, 0, {"x": torch.full((1000,), epoch)})
+    path = tmp_path / "epoch-0001-step-000000.pt"
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[content.index(torch.full((4,), 1).numpy().tobytes()) + 4000] ^= 1  # one bit of one tensor
     path.write_bytes({"truncate": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=r"epoch-0001\.pt is damaged"):
+    with pytest.warns(UserWarning, match=r"epoch-0001-step-000000\.pt is damaged"):
         assert load_checkpoint(tmp_path)["x"][0] == 0
 
 
 def test_only_data_is_loaded(tmp_path):
     save_checkpoint(tmp_path, 0, {"x": torch.zeros(1)})
-    torch.save({"x": os.system}, tmp_path / "epoch-0001.pt")  # code where data should be
+    torch.save({"x": os.system}, tmp_path / "epoch-0001-step-000000.pt")  # code where data should be
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         load_checkpoint(tmp_path)
 
@@ -73,7 +79,7 @@ KILLED = """
 import sys, torch
 from dcal_lite.checkpoint import save_checkpoint
 for epoch in range(10**6):
-    save_checkpoint(sys.argv[1], epoch, {"x": torch.full((200_000,), epoch)})
+    save_checkpoint(sys.argv[1], epoch, 0, {"x": torch.full((200_000,), epoch)})
 """
 
 

@@ -64,10 +64,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     dl.fit(recipe, output=tmp_path / "whole", progress=False)
     original = dl.train.Trainer.run_epoch
 
-    def interrupted(self, epoch):
-        if epoch == 2:
+    def interrupted(self):
+        if self.epoch == 2:
             raise KeyboardInterrupt
-        original(self, epoch)
+        original(self)
 
     monkeypatch.setattr(dl.train.Trainer, "run_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -124,16 +124,16 @@ def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path):
     recipe = tiny_recipe(epochs=3)
     original = dl.train.Trainer.run_epoch
 
-    def poisoned(self, epoch):
-        if epoch == 1:
+    def poisoned(self):
+        if self.epoch == 1:
             next(self.model.parameters()).data.fill_(float("nan"))
-        original(self, epoch)
+        original(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dl.train.Trainer, "run_epoch", poisoned)
         with pytest.raises(FloatingPointError, match=r"not finite in epoch 2, step 1 .*sa nan.*lower lr"):
             dl.fit(recipe, output=tmp_path, progress=False)
-    assert [p.name for p in (tmp_path / "last").iterdir()] == ["epoch-0000.pt"]
+    assert [p.name for p in (tmp_path / "last").iterdir()] == ["epoch-0001-step-000000.pt"]
     assert len(dl.fit(recipe, output=tmp_path, progress=False).history) == 3
 
 

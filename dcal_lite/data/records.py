@@ -94,6 +94,10 @@ class Split:
         """The split of the records at `indices`, in that order."""
         return replace(self, records=tuple(self.records[i] for i in indices))
 
+    def image(self, index: int, size: tuple[int, int]) -> UInt8[torch.Tensor, "3 H W"]:
+        """Decode one image, resized as in `images`."""
+        return torch.from_numpy(self._decoded(self.records[index], size))
+
     def images(
         self, size: tuple[int, int], *, cache: str | Path | None = None, progress: bool = False
     ) -> UInt8[torch.Tensor, "n 3 H W"]:
@@ -129,16 +133,16 @@ class Split:
             images[i] = image
         return torch.from_numpy(images)
 
-    def _decode(self, size: tuple[int, int], progress: bool) -> Iterator[UInt8[np.ndarray, "3 H W"]]:
-        def decode(record: Record) -> np.ndarray:
-            return np.ascontiguousarray(_resize(self.read(record), size).transpose(2, 0, 1))
+    def _decoded(self, record: Record, size: tuple[int, int]) -> UInt8[np.ndarray, "3 H W"]:
+        return np.ascontiguousarray(_resize(self.read(record), size).transpose(2, 0, 1))
 
+    def _decode(self, size: tuple[int, int], progress: bool) -> Iterator[UInt8[np.ndarray, "3 H W"]]:
         with (
             ThreadPoolExecutor(self.threads) as pool,
             tqdm(total=len(self), desc="decode", unit="image", disable=not progress) as bar,
         ):
             for start in range(0, len(self), _BLOCK):
-                for image in pool.map(decode, self.records[start : start + _BLOCK]):
+                for image in pool.map(partial(self._decoded, size=size), self.records[start : start + _BLOCK]):
                     yield image
                     bar.update()
 

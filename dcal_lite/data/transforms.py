@@ -1,7 +1,7 @@
 """Augmentation and preparation of whole batches, on the device where the images are.
 
 One CPU generator decides everything. The choices (crops, flips, boxes) are drawn on the CPU, so they are the same on
-every device; the noise of erased boxes is drawn on the images' device, from a seed that this generator gives.
+every device; the noise of erased boxes is drawn on the images' device, from seeds that this generator gives.
 """
 
 import math
@@ -32,6 +32,8 @@ def augment(
     erase_noise: bool = True,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
+    part: slice = slice(None),
+    batch_size: int | None = None,
 ) -> Float[Tensor, "B 3 h w"]:
     """Enlarge or pad, crop at random, flip, normalise and erase random boxes; each image differently.
 
@@ -46,6 +48,7 @@ def augment(
         erase: probability that a box is filled.
         erase_noise: fill it with Gaussian noise, or with 0, the mean.
         mean, std: of the pixel values in [0, 1], a number a channel.
+        part, batch_size: the images are this part of a batch of so many, whose other images are augmented elsewhere.
 
     Raises:
         ValueError: the padded images are smaller than `size`, or both `pad` and `enlarge` are asked for.
@@ -60,22 +63,22 @@ def augment(
     larger = pad_borders(images, (pad, pad, pad, pad))
     if enlarge:
         larger = resize(images, [round(n * _ENLARGED) for n in images.shape[2:]])
-    batch, room = len(images), _room(larger, size)
+    batch, room = batch_size or len(images), _room(larger, size)
     chance = torch.rand(batch, 2, generator=generator, dtype=torch.float64)
     corner = (chance * (torch.tensor(room) + 1)).long()
     flipped = torch.rand(batch, 1, generator=generator) < flip
     boxes = _boxes(batch, size, erase, generator)
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seeds = torch.randint(2**62, (batch,), generator=generator)
+    enlarged = torch.rand(batch, 1, generator=generator) < enlarge
 
-    choices = torch.cat([corner, flipped], dim=1).to(images.device, non_blocking=True)
-    top, left, flipped = choices.unbind(1)
+    choices = torch.cat([corner, flipped, enlarged], dim=1)[part].to(images.device, non_blocking=True)
+    top, left, flipped, enlarged = choices.unbind(1)
     windows = larger.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view (B, 3, tops, lefts, h, w)
-    crops = windows[torch.arange(batch, device=images.device), :, top, left]
+    crops = windows[torch.arange(len(images), device=images.device), :, top, left]
     if enlarge:
-        enlarged = (torch.rand(batch, generator=generator) < enlarge).to(images.device)
         crops = _choose(enlarged, crops, images)
     crops = _choose(flipped, crops.flip(3), crops)
-    return _erase(_normalise(crops, mean, std), boxes, seed if erase_noise else None)
+    return _erase(_normalise(crops, mean, std), boxes[part], seeds[part] if erase_noise else None)
 
 
 def prepare(
@@ -129,11 +132,13 @@ def _boxes(batch: int, size: tuple[int, int], erase: float, generator: Generator
     return (boxes[torch.arange(batch), first] * (wanted & fits.any(dim=1, keepdim=True))).long()
 
 
-def _erase(images: Tensor, boxes: Int64[Tensor, "B 4"], seed: int | None) -> Tensor:
-    """Fill the boxes with Gaussian noise, or with 0 where there is no seed for it; changes `images`."""
-    noise = None if seed is None else Generator(images.device).manual_seed(seed)
-    for image, (top, bottom, left, right) in zip(images, boxes.tolist(), strict=True):
-        if top < bottom:
-            box = image[:, top:bottom, left:right]  # noise for this part only: a sixth of the image on average
-            box[:] = 0 if noise is None else torch.randn(box.shape, generator=noise, device=box.device)
+def _erase(images: Tensor, boxes: Int64[Tensor, "B 4"], seeds: Int64[Tensor, "B"] | None) -> Tensor:
+    """Fill the boxes with Gaussian noise, or with 0 where there are no seeds for it; changes `images`."""
+    noise = Generator(images.device)
+    for i, (top, bottom, left, right) in enumerate(boxes.tolist()):
+        box = images[i, :, top:bottom, left:right]  # noise for this part only: a sixth of the image on average
+        if seeds is None:
+            box.zero_()
+        elif top < bottom:
+            box.normal_(generator=noise.manual_seed(seeds[i].item()))
     return images
