@@ -271,7 +271,7 @@ def _ranks(row: np.ndarray, matches: np.ndarray) -> np.ndarray:
 
 
 def _summary(ranks: list[np.ndarray], count: np.ndarray, max_rank: int) -> RankMetrics:
-    """The scores, of the ranks (from 0) of all true matches and of how many of them each valid query has."""
+    """The scores, of the ranks (from 0) of all true matches and how many each valid query has."""
     if not ranks:
         raise ValueError(
             "no query has a true match in the gallery (same identity, another camera): "
