@@ -64,7 +64,7 @@ class Layout:
         return tuple(self.record(f"{part}/{name}") for name in names)
 
     def record(self, source: str) -> Record:
-        """The record that an image's name tells; `source` is its path below the dataset's folder."""
+        """The record that an image's name tells; `source`: its path below the dataset's folder."""
         match = self._match(source.rpartition("/")[2])
         if match is None:
             raise ValueError(f"{source!r} is not a name like {self.example}: {self.hint}")
