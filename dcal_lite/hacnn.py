@@ -290,8 +290,14 @@ class HACNN(nn.Module):
         self.inceptions = nn.ModuleList(
             nn.Sequential(inception_a(a, b, bias=port), inception_b(b, b, bias=port)) for a, b in steps
         )
-        regional = regional and "local" in branches
-        self.attentions = nn.ModuleList(HarmoniousAttention(width, regional=regional, **options) for width in widths)
+        used = (
+            "local" in branches,
+            *[cail and "local" in branches] * (len(widths) - 1),
+        )  # levels whose regions are cut out
+        self.attentions = nn.ModuleList(
+            HarmoniousAttention(width, regional=regional and cut, **options)
+            for width, cut in zip(widths, used, strict=True)
+        )
         last = [max(1, round(ratio * n)) for ratio, n in zip(CROP, img_size, strict=True)]
         self.crops = [(4 * last[0], 4 * last[1]), (2 * last[0], 2 * last[1]), tuple(last)]
         inputs = {"global": widths[-1], "local": regions * widths[-1]}

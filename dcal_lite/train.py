@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -102,11 +101,7 @@ def fit(
     """
     folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
     _check_folder(folder, recipe)
-    accelerator = Accelerator(
-        log_with=tracker,
-        project_dir=folder if tracker else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a classifier of timm's, say
-    )
+    accelerator = Accelerator(log_with=tracker, project_dir=folder if tracker else None)
     device = torch.device(device or accelerator.device)
     _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
@@ -215,6 +210,7 @@ class Trainer:
         self.history: History = []
         self.step = 0  # so many steps of the current epoch are done ...
         self.sums: dict[str, float] = {}  # ... with these sums of losses and seconds
+        self.explained = False  # what a negative loss means
 
     @property
     def epoch(self) -> int:
@@ -335,7 +331,8 @@ class Trainer:
             raise FloatingPointError(_divergence(self, losses.step, report))
         for name, value in report.items():
             self._add(name, value)
-        if report["total"] < 0 <= self.sums["total"] - report["total"]:
+        if report["total"] < 0 and not self.explained:
+            self.explained = True
             log.info("the total loss is negative now, which is no error: 1/2 sum(e^-w L + w) with its learned weights "
                      "w is below 0 where the losses L are small")  # fmt: skip
 

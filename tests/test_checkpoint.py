@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, damage):
 
 
 def test_only_data_is_loaded(tmp_path):
-    save_checkpoint(tmp_path, 0, {"x": torch.zeros(1)})
+    save_checkpoint(tmp_path, 0, 0, {"x": torch.zeros(1)})
     torch.save({"x": os.system}, tmp_path / "epoch-0001-step-000000.pt")  # code where data should be
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         load_checkpoint(tmp_path)

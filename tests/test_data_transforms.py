@@ -137,6 +137,15 @@ def test_the_seed_decides(rng):
     assert not torch.equal(first, augment(images, (12, 9), seeded(2)))
 
 
+def test_parts_are_augmented_like_the_whole(rng):
+    images = pictures(rng, 8)
+    for options in ({"pad": 2}, {"pad": 0, "enlarge": 0.5}):
+        whole = augment(images, (12, 9), seeded(), erase=0.7, **options)
+        parts = [slice(0, 2), slice(2, 8)]
+        halves = [augment(images[p], (12, 9), seeded(), erase=0.7, part=p, batch_size=8, **options) for p in parts]
+        assert torch.equal(torch.cat(halves), whole)
+
+
 def test_the_global_generator_is_left_alone(rng):
     before = torch.get_rng_state()
     augment(pictures(rng), (12, 9), seeded())

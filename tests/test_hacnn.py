@@ -115,15 +115,10 @@ def test_ablations_of_attention():
 def test_cail_adds_the_crops_of_later_levels():
     images = torch.randn(2, 3, 64, 32)
     with_cail, without = small().eval(), small(cail=False).eval()
-    without.load_state_dict(with_cail.state_dict())
+    without.load_state_dict(with_cail.state_dict(), strict=False)  # it has regions on one level only
     assert not torch.allclose(with_cail(images).features["local"], without(images).features["local"])
     torch.testing.assert_close(with_cail(images).features["global"], without(images).features["global"])
-    for attention in without.attentions[1:]:  # without CAIL only the first level's regions are looked at
-        attention.hard.shift.bias.data += 0.5
-    torch.testing.assert_close(without(images).features["local"], without.eval()(images).features["local"])
-    moved = small(cail=False).eval()
-    moved.load_state_dict(with_cail.state_dict())
-    torch.testing.assert_close(moved(images).features["local"], without(images).features["local"])
+    assert [attention.hard is not None for attention in without.attentions] == [True, False, False]
 
 
 def test_branches_alone_are_the_branches_of_the_whole():

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +17,14 @@ import dcal_lite as dl
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.train import branch_losses, create_optimizer, learning_rate
 
+TIMES = ("seconds", "images_per_second", "waiting")
 TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_every": 1}
 
 
 def tiny_recipe(name="dcal-fgvc", **overrides):
     data = {"train": 64, "test": 32} if name == "dcal-fgvc" else {"train": 8, "test": 6, "strangers": 4}
-    drop_path = 0.2 if name.startswith("dcal") else 0.0
-    return dl.load_recipe(name, preset="smoke", dataset_args=data, drop_path=drop_path, **{**TINY, **overrides})
+    settings = {**TINY, "dataset_args": data, "drop_path": 0.2 if name.startswith("dcal") else 0.0}
+    return dl.load_recipe(name, preset="smoke", **(settings | overrides))
 
 
 def weights(folder):
@@ -77,6 +80,139 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     run = dl.fit(recipe, output=tmp_path / "stopped", progress=False)
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_stopped_within_an_epoch_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    recipe = tiny_recipe("dcal-reid", epochs=2)
+    whole = dl.fit(recipe, output=tmp_path / "whole", progress=False)
+    original, left = dl.train.Trainer._step, [7]
+
+    def interrupted(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(dl.train.Trainer, "_step", interrupted)
+    for steps in (10, 2):  # the second run is stopped, too
+        left[0] = steps
+        with pytest.raises(KeyboardInterrupt):
+            dl.fit(recipe, output=tmp_path / "stopped", progress=False, save_minutes=0.0)
+    names = sorted(path.name for path in (tmp_path / "stopped" / "last").iterdir())
+    assert names[-1].startswith("epoch-0001-step-") and not names[-1].endswith("-000000.pt")
+    monkeypatch.setattr(dl.train.Trainer, "_step", original)
+    run = dl.fit(recipe, output=tmp_path / "stopped", progress=False)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "stopped")
+    for row, expected in zip(run.history, whole.history, strict=True):
+        assert {k: v for k, v in row.items() if k not in TIMES} == {k: v for k, v in expected.items() if k not in TIMES}
+
+
+def test_workers_change_nothing(tmp_path):
+    recipe = tiny_recipe(epochs=1)
+    for workers in (0, 2):
+        dl.fit(recipe, output=tmp_path / str(workers), workers=workers, progress=False)
+    assert_equal_runs(tmp_path / "0", tmp_path / "2")
+
+
+def whole_batches():
+    """A recipe whose models see no other image of the batch: no BatchNorm, no pairs, no triplets."""
+    return tiny_recipe(
+        epochs=2, drop_path=0.0, erase=0.5, optimizer="sgd", lr=0.02, **{"model_args.branches": ["sa", "glca"]}
+    )
+
+
+DOUBLE = """
+import json, sys, torch
+torch.set_num_threads(1)
+import dcal_lite as dl
+from dcal_lite import train
+from dcal_lite.data.transforms import augment
+from dcal_lite.models import create_model
+train.create_model = lambda **k: create_model(**k).double()
+train.augment = lambda *a, **k: augment(*a, **k).double()
+train.evaluate = lambda *a, **k: {"top1": 0.0}
+run = dl.fit(dl.load_recipe(sys.argv[1]), output=sys.argv[2], progress=False)
+"""
+
+
+def in_float64(folder, recipe, processes):
+    """The history and weights of a run in float64, in a process of its own or in several."""
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    (folder / "script.py").write_text(DOUBLE)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
+    command = [sys.executable, *launch, str(folder / "script.py"), str(folder / "recipe.yaml"), str(folder / "run")]
+    root = str(Path(dl.__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return rows, weights(folder / "run")
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_two_processes_do_what_one_does(pairs, tmp_path):
+    """Without pairs, the same as one process with whole batches; with them, as one that computes batches in halves."""
+    recipe = tiny_recipe("dcal-reid", epochs=1) if pairs else whole_batches()
+    if pairs:  # BNNeck's training-mode BatchNorm is over a part, too
+        recipe = replace(recipe, triplet=("sa",))
+    one = in_float64(tmp_path / "one", replace(recipe, accumulate=2) if pairs else recipe, 1)
+    two = in_float64(tmp_path / "two", recipe, 2)
+    for row, expected in zip(two[0], one[0], strict=True):
+        for name in (name for name in expected if name.startswith("loss/")):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
+    if not pairs:  # running statistics are those of the first process's part
+        for name, value in two[1].items():
+            torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
+
+
+def test_parts_have_the_gradient_of_the_whole_batch(tmp_path):
+    recipe = whole_batches()
+    one, four = (dl.fit(replace(recipe, accumulate=n), output=tmp_path / str(n), progress=False) for n in (1, 4))
+    for row, expected in zip(four.history, one.history, strict=True):
+        assert row["loss/total"] == pytest.approx(expected["loss/total"], rel=1e-5)
+    for name, value in weights(four.folder).items():
+        torch.testing.assert_close(value, weights(one.folder)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_must_divide_into_its_parts(tmp_path):
+    with pytest.raises(ValueError, match="batch_size divisible by 24 expected, got 16: it is computed in 6 parts"):
+        dl.fit(tiny_recipe("dcal-reid", accumulate=6), output=tmp_path, progress=False)
+
+
+def test_recomputed_blocks_give_the_same_bits(tmp_path):
+    recipe = tiny_recipe(epochs=1)
+    for kept in (True, False):
+        dl.fit(replace(recipe, checkpoint_blocks=not kept), output=tmp_path / str(kept), progress=False)
+    assert_equal_runs(tmp_path / "True", tmp_path / "False")
+    with pytest.raises(ValueError, match="ResNetRGA has no transformer blocks: set checkpoint_blocks=false"):
+        dl.fit(tiny_recipe("rga-reid", checkpoint_blocks=True), output=tmp_path / "cnn", progress=False)
+
+
+def test_a_negative_total_is_explained_once(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "dcal_lite")
+    small = {"sa": 1e-3, "glca": 1e-3, "pwca": 1e-3}  # losses, as after long training
+    losses = dl.train.branch_losses
+    monkeypatch.setattr(dl.train, "branch_losses", lambda *a: {k: v * small[k] for k, v in losses(*a).items()})
+    run = dl.fit(tiny_recipe(lr=0.01, optimizer="adamw"), output=tmp_path, progress=False)
+    assert all(row["loss/total"] < 0 for row in run.history)
+    assert [record.message.count("no error") for record in caplog.records].count(1) == 1
+    assert "an epoch is 4 iterations of 16 images: nearly all images of the 64" in caplog.text
+
+
+def test_a_full_memory_names_what_needs_less(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr(dl.train.Trainer, "_step", full)
+    with pytest.raises(torch.OutOfMemoryError, match=r"preset=t4, or add accumulate=2, .*\(CUDA out of memory\)"):
+        dl.fit(tiny_recipe(), output=tmp_path, progress=False)
+
+
+def test_the_notebook_is_told_of_every_epoch(tmp_path):
+    lengths = []
+    dl.fit(tiny_recipe(), output=tmp_path, on_epoch=lambda history: lengths.append(len(history)), progress=False)
+    assert lengths == [1, 2]
 
 
 SCRIPT = """

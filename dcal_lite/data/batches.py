@@ -50,7 +50,8 @@ class Batches:
                 yield self.kept.index_select(0, torch.as_tensor(batch, device=self.device))
             return
         pinned = self.device.type == "cuda"
-        loader = DataLoader(_Files(self), batch_sampler=batches, num_workers=self.workers, pin_memory=pinned)
+        places = [batch.tolist() for batch in batches]
+        loader = DataLoader(_Files(self), batch_sampler=places, num_workers=self.workers, pin_memory=pinned)
         for batch in loader:
             yield batch.to(self.device, non_blocking=True)
 

@@ -1,8 +1,9 @@
 """DukeMTMC-reID (Ristani et al. 2016; Zheng et al., ICCV 2017): 1,404 people to find, 408 distractors, 8 cameras.
 
-The recordings were withdrawn in 2019, because people had not agreed to them: nothing here fetches a copy, but one that
-is at hand is read. A file name is `0005_c2_f0046985.jpg`: identity, camera, frame. Distractors have identities of their
-own, which no query has. Layout: KaiyangZhou/deep-person-reid, torchreid/data/datasets/image/dukemtmcreid.py.
+The recordings were withdrawn in 2019, because they had been made and published against what the university's review
+board had approved: nothing here fetches a copy, but one that is at hand is read. A file name is
+`0005_c2_f0046985.jpg`: identity, camera, frame. Distractors have identities of their own, which no query has. Layout:
+KaiyangZhou/deep-person-reid, torchreid/data/datasets/image/dukemtmcreid.py.
 """
 
 from pathlib import Path
