@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import OutOfMemoryError
 
+from dcal_lite.costs import SHARE, estimate
 from dcal_lite.data import list_datasets, load_dataset
 from dcal_lite.evaluation import evaluate
 from dcal_lite.models import list_models, load_model
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     shown = commands.add_parser("list", help="list recipes with their presets, models and datasets")
+    shown.add_argument("--recipes", action="store_true", help="only recipes, and what they cost (some seconds)")
     shown.set_defaults(run=_list)
 
     train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
@@ -64,10 +66,27 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    if options.recipes:
+        print(_costs())
+        return
     for name, presets in list_recipes().items():
         print(f"recipe   {name:12} presets: {', '.join(presets)}")
     print("models  ", ", ".join(list_models()))
     print("datasets", ", ".join(list_datasets()))
+
+
+def _costs() -> str:
+    """What the recipes cost on the GPU that they are written for, and on a small one."""
+    row = "{:12}{:9}{:28}{:12}{:>11}{:>9}{:>8}{:>9}".format
+    lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "h on T4", "on H200")]
+    for name, presets in list_recipes().items():
+        for preset in sorted({"paper", "t4"} & set(presets)):
+            recipe = load_recipe(name, preset=preset)
+            cost = estimate(recipe)
+            cells = f"{cost.iterations:,}", f"{cost.memory / 1e9:.1f} GB"
+            hours = (f"{cost.hours(card):.2f}" for card in ("T4", "H200"))
+            lines.append(row(name, preset, recipe.model, recipe.dataset, *cells, *hours))
+    return "\n".join([*lines, f"hours: at {SHARE:.0%} of the card's peak, data waiting at hand, evaluation apart"])
 
 
 def _train(options: argparse.Namespace) -> None:

@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 
 from dcal_lite.backbones import checkpoint_blocks
 from dcal_lite.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint, write_json, write_text
+from dcal_lite.costs import utilisation
 from dcal_lite.data import load_dataset
 from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset
@@ -464,6 +465,9 @@ def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, devi
         "epochs": recipe.epochs,
         "train_seconds": round(sum(row["seconds"] for row in trainer.history), 1),
         "images_per_second": round(row["images_per_second"], 1),
+        "waiting": round(row["waiting"], 3),
+        "mfu": utilisation(recipe, len(trainer.dataset["train"].classes), row["images_per_second"], device),
+        "processes": trainer.accelerator.num_processes,
         "weights": {"file": Path(weights).name, "sha256": digest} if weights else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),

@@ -15,7 +15,7 @@ LAYERS = [
     {"attention_rollout", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
     {"models", "saliency"},
-    {"evaluation"},
+    {"evaluation", "costs"},
     {"train"},
     {"zoo", "__main__"},
 ]

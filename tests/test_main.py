@@ -52,4 +52,4 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
 
     monkeypatch.setattr("dcal_lite.train.fit", interrupt)
     assert main(["train", "dcal-fgvc", "preset=smoke"]) == 130
-    assert "goes on from the last completed epoch" in capsys.readouterr().err
+    assert "goes on from the last checkpoint" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""Costs: counted operations and memory against formulas, hand counts and a measured forward pass."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import dcal_lite as dl
+from dcal_lite import costs
+from dcal_lite.costs import _count, estimate, utilisation
+
+PLAIN = {"model_args.branches": ["sa"]}
+
+
+def test_operations_of_a_transformer_equal_the_formula():
+    recipe = dl.load_recipe("dcal-fgvc", preset="toy", **PLAIN)
+    patches, width, layers, labels = 64, 96, 6, 120  # 8 x 8 patches of 8 x 8 pixels
+    tokens = patches + 1
+    block = 2 * tokens * width * 12 * width + 4 * tokens**2 * width  # qkv, projection, MLP; map and values
+    forward = layers * block + 2 * width * labels
+    embedding = 2 * patches * 3 * 8 * 8 * width  # the images need no gradient: once less
+    flops, parameters, _ = _count(recipe, labels)
+    assert flops == pytest.approx(3 * forward + 2 * embedding, rel=0.01)
+    model = dl.create_model(recipe.model, num_classes=labels, img_size=recipe.img_size, **recipe.model_args)
+    assert parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["dcal-reid", "rga-reid", "hacnn-reid"])
+def test_memory_equals_what_a_forward_pass_leaves(name):
+    recipe = dl.load_recipe(name, preset="toy")
+    model = dl.create_model(recipe.model, num_classes=50, img_size=recipe.img_size, **recipe.model_args).train()
+    images, labels = torch.randn(4, 3, *recipe.img_size), torch.zeros(4, dtype=torch.long)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        output = model(images, labels)
+    held = sum(e.nbytes() for e in record.profiler.kineto_results.events() if e.name() == "[memory]")
+    assert _count(recipe, 50)[2] == pytest.approx(held / 4, rel=0.2)
+    assert output
+
+
+def test_iterations_and_images_by_hand():
+    reid, fgvc, rga = (estimate(dl.load_recipe(name, preset=preset, **more)) for name, preset, more in (
+        ("dcal-reid", "paper", {}), ("dcal-fgvc", "toy", {"dataset_args": {"train": 960, "test": 240}}),
+        ("rga-reid", "paper", {})))  # fmt: skip
+    assert (reid.iterations, reid.images) == (120 * (12_936 // 64), 120 * (12_936 // 64) * 64)
+    assert fgvc.iterations == 5 * (960 // 64)
+    assert rga.iterations == 600 * (751 // 16)  # identities, four images of each
+    assert reid.hours("T4") == pytest.approx(reid.images * reid.flops / (0.3 * 65e12) / 3600)
+
+
+def test_parts_and_half_precision_need_less():
+    recipe = dl.load_recipe("dcal-reid", preset="toy")
+    whole, parts, half = (
+        estimate(dl.load_recipe("dcal-reid", preset="toy", **more)).memory
+        for more in ({}, {"accumulate": 2}, {"precision": "bf16"})
+    )
+    assert parts < whole and parts == half
+    assert estimate(recipe).memory == whole
+
+
+def test_utilisation_of_known_cards_only(monkeypatch):
+    recipe = dl.load_recipe("dcal-fgvc", preset="toy", **PLAIN)
+    cuda = torch.device("cuda")
+    cards = {"NVIDIA H200": 989e12, "Tesla T4": 65e12, "NVIDIA A100-SXM4-80GB": 312e12, "NVIDIA GeForce RTX 3090": None}
+    for name, peak in cards.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        expected = peak and _count(recipe, 120)[0] * 1e6 / peak
+        assert utilisation(recipe, 120, 1e6, cuda) == expected
+    assert utilisation(recipe, 120, 1e6, torch.device("cpu")) is None
+    assert costs.PEAK["H100"] == costs.PEAK["H200"]  # the same chip, more memory
