@@ -3,8 +3,10 @@
 import json
 import shlex
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import dcal_lite as dl
 from dcal_lite import localisation
@@ -26,6 +28,25 @@ def test_results_are_gathered_and_chosen():
     chosen = dl.load_results(RESULTS / "runs", recipe="dcal-reid", seed=0)
     names = [name for name in FILES if name.startswith("dcal-reid-") and name.endswith("-s0")]
     assert [row["mAP"] for row in chosen] == [FILES[name]["scores"]["mAP"] for name in names]
+
+
+def test_intervals_are_students():
+    values = [59.5, 61.2, 58.0, 60.1]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert dl.interval(values) == pytest.approx((np.mean(values), expected.low, expected.high))
+    assert str(dl.interval([50.0, 52.0])) == "51.0 ± 12.7"  # 12.71 standard errors of 1
+    assert str(dl.interval([50.0])) == "50.0 (one seed)"
+    with pytest.raises(ValueError, match="at least one seed expected, got none"):
+        dl.interval([])
+
+
+def test_methods_are_compared_seed_by_seed():
+    scores = {"plain": {0: 50.0, 1: 60.0, 2: 55.0}, "ours": {1: 62.0, 2: 58.0, 5: 10.0}, "other": {7: 1.0}}
+    plain, ours, other = dl.compare(scores)
+    expected = stats.ttest_rel([62.0, 58.0], [60.0, 55.0]).confidence_interval(0.95)
+    assert ours["difference"] == pytest.approx((2.5, expected.low, expected.high))
+    assert (ours["seeds"], ours["score"].mean) == (3, pytest.approx(130 / 3))
+    assert plain["difference"] is None and other["difference"] is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"scores": 3}'])
