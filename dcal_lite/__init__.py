@@ -13,6 +13,7 @@ from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.metrics import RankMetrics, rank_metrics, top1
 from dcal_lite.models import create_model, list_models, list_zoo, load_model, model_card, save_model
 from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
+from dcal_lite.reranking import rerank
 from dcal_lite.results import load_results
 from dcal_lite.rga import RGA, RelationGate, ResNetRGA
 from dcal_lite.saliency import occlusion_map, saliency_maps

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dcal_lite.errors import check_choice
+from dcal_lite.sharding import gather, share
 
 _QUERIES = 256  # distances are made for so many queries at a time ...
 _TILE = 4096  # ... and so many gallery items: a fixed grid, so that no split of the gallery can change a last bit
@@ -95,6 +96,7 @@ def rank_metrics(
     max_rank: int = 50,
     clothes: tuple[Labels, Labels] | None = None,
     tracks: Labels | None = None,
+    sharded: bool = False,
 ) -> RankMetrics:
     """Score the ranking of the gallery by distance to each query.
 
@@ -107,21 +109,21 @@ def rank_metrics(
         clothes: outfits in the queries and in the gallery, -1: not known. Within one identity equal numbers mean the
             same outfit, and an item in the query's outfit is left out.
         tracks: track of each gallery image, -1: an item by itself. Images of a track share identity and camera.
+        sharded: share the queries among the processes of torch.distributed, which must all call this with the same
+            arguments; the result is the same to the last bit.
 
     Raises:
         ValueError: features or labels do not fit together or are not finite, or no query has a true match.
 
+    Note:
+        Features in half precision move a distance |q - g| by at most u (|q| + |g|), with u = 2^-11 for float16 (of
+        ordinary numbers, 6e-5 to 65,504) and 2^-8 for bfloat16: two items change places only if their distances
+        differ by less than the sum of their bounds.
+
     Source:
         Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, section 5.
     """
-    check_choice("distance", distance, ("euclidean", "cosine"))
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
-            "compute both with the same model"
-        )
-    gallery = _features(gallery, distance, "gallery")
-    query = _features(query, distance, "query").to(gallery)
+    query, gallery = prepared(query, gallery, distance)
     offset = gallery.square().sum(dim=1) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -133,7 +135,7 @@ def rank_metrics(
         return block.numpy(force=True)
 
     labels = _labels((len(query), len(gallery)), query_ids, gallery_ids, query_cams, gallery_cams, *(clothes or ()))
-    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
+    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank, sharded=sharded)
 
 
 def rank_metrics_from_distances(
@@ -157,13 +159,20 @@ def rank_metrics_from_distances(
     return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
 
 
-def _features(features: Tensor, distance: str, name: str) -> Tensor:
-    """Features ready for the distance, in float32 or float64, known to be finite."""
-    if not features.isfinite().all():
-        raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
-    features = features.detach()
-    features = features if features.dtype == torch.float64 else features.float()
-    return normalize(features, dim=1) if distance == "cosine" else features
+def prepared(query: Tensor, gallery: Tensor, distance: str) -> tuple[Tensor, Tensor]:
+    """Features whose Euclidean distance ranks by `distance`: finite, float32 or float64, on the gallery's device."""
+    check_choice("distance", distance, ("euclidean", "cosine"))
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
+            "compute both with the same model"
+        )
+    for features, name in ((query, "query"), (gallery, "gallery")):
+        if not features.isfinite().all():
+            raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
+    gallery = gallery.detach() if gallery.dtype == torch.float64 else gallery.detach().float()
+    query = query.detach().to(gallery)
+    return (normalize(query, dim=1), normalize(gallery, dim=1)) if distance == "cosine" else (query, gallery)
 
 
 def _labels(shape: tuple[int, int], *labels: Labels) -> list[np.ndarray]:
@@ -205,7 +214,7 @@ def _by_track(rows: Rows, labels: list[np.ndarray], tracks: Labels | None) -> tu
     return nearest, [array[order][start] if i % 2 else array for i, array in enumerate(labels)]
 
 
-def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int) -> RankMetrics:
+def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int, sharded: bool = False) -> RankMetrics:
     """Collect the ranks of all true matches; `rows(start, stop)` gives the distances of these queries."""
     query_ids, gallery_ids, query_cams, gallery_cams, *clothes = labels
     size, junk = len(gallery_ids), np.flatnonzero(gallery_ids == -1)
@@ -216,18 +225,19 @@ def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int) -> RankMetric
         same |= (worn == clothes[1][item]) & (worn >= 0)
     matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same, same))
     width = 8 * _WORDS * -(-size // (8 * _WORDS))
-    ranks = []
-    for i in range(len(query_ids)):
-        if i % _QUERIES == 0:
-            block = rows(i, min(i + _QUERIES, len(query_ids)))
-            padded = np.full(width, np.inf, dtype=block.dtype)
-        if len(matches[i]):
-            padded[:size] = block[i % _QUERIES]
-            if not _is_finite(padded[:size]):
-                raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
-            padded[left_out[i]] = np.inf
-            padded[junk] = np.inf
-            ranks += [_ranks(padded, matches[i][k : k + _MATCHES]) for k in range(0, len(matches[i]), _MATCHES)]
+    blocks, ranks = range(0, len(query_ids), _QUERIES), []
+    for start in share(blocks) if sharded else blocks:
+        block = rows(start, min(start + _QUERIES, len(query_ids)))
+        padded = np.full(width, np.inf, dtype=block.dtype)
+        for i, row in enumerate(block, start):
+            if len(matches[i]):
+                padded[:size] = row
+                if not _is_finite(padded[:size]):
+                    raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
+                padded[left_out[i]] = np.inf
+                padded[junk] = np.inf
+                ranks += [_ranks(padded, matches[i][k : k + _MATCHES]) for k in range(0, len(matches[i]), _MATCHES)]
+    ranks = gather(ranks) if sharded else ranks
     count = np.array([len(x) for x in matches if len(x)])
     return _summary(ranks, count, min(max_rank, size))
 
