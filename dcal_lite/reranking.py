@@ -97,10 +97,10 @@ def _neighbours(features: Tensor, queries: int, k: int) -> tuple[np.ndarray, Ten
 
 def _smallest(block: Tensor, k: int) -> Tensor:
     """Indices of each row's k smallest entries, ascending; of equal ones, the smaller index."""
-    value, index = block.topk(k, largest=False)  # of ties, in any order and whichever
-    index, order = index.sort(dim=1)
+    value, index = block.topk(min(k + 1, block.shape[1]), largest=False)  # of ties, in any order and whichever
+    tied = (value[:, k:] == value[:, k - 1 : k]).any(dim=1)  # with one that would be left out
+    index, order = index[:, :k].sort(dim=1)
     index = index.gather(1, value.gather(1, order).argsort(dim=1, stable=True))
-    tied = (block <= value.amax(dim=1, keepdim=True)).sum(dim=1) > k
     index[tied] = block[tied].argsort(dim=1, stable=True)[:, :k]
     return index
 
