@@ -1,4 +1,4 @@
-"""Scores: top-1 accuracy, and CMC, mAP and mINP of a ranking, by counting.
+"""Scores: accuracy, confusion and calibration of a classifier; CMC, mAP and mINP of a ranking, by counting.
 
 A ranking need not be sorted to be scored. The rank of a true match is the number of valid gallery items that are
 nearer to the query; all the scores follow from these ranks. So distances are made and used a few queries at a time,
@@ -12,12 +12,12 @@ ask for more. Cloth-changing (LTCC): an item of the query's identity in the same
 Image-to-track (VeRi-776): gallery images of one track are one item, as near as the nearest of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -70,11 +70,96 @@ def top1(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> float:
     Raises:
         ValueError: there is no image, or a score is NaN.
     """
-    if len(prediction) == 0:
-        raise ValueError("top1 needs at least one image, got none: is the split empty?")
-    if prediction.isnan().any():
-        raise ValueError("top1 got NaN predictions: training has diverged, lower the learning rate")
+    _check_prediction(prediction, "top1")
     return (prediction.argmax(dim=1) == targets.to(prediction.device)).double().mean().item()
+
+
+def confusion(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> Int64[Tensor, "C C"]:
+    """Number of images of each class (row) that are taken for each class (column), on the CPU.
+
+    Args:
+        prediction, targets: as in `top1`, with its errors.
+    """
+    _check_prediction(prediction, "confusion")
+    classes = prediction.shape[1]
+    cell = targets.cpu() * classes + prediction.argmax(dim=1).cpu()
+    return cell.bincount(minlength=classes**2).view(classes, classes)
+
+
+def class_accuracy(counts: Int64[Tensor, "C C"]) -> Float64[Tensor, "C"]:
+    """Share of each class's images that are recognised, of a `confusion`; NaN where a class has no image.
+
+    Its `nanmean()` counts every class the same, as the protocol of FGVC-Aircraft does (Maji et al. 2013).
+    """
+    return counts.diagonal().double() / counts.sum(dim=1)
+
+
+def most_confused(counts: Int64[Tensor, "C C"], limit: int = 10) -> list[tuple[int, int, float]]:
+    """The pairs of classes that are most alike to a classifier, most confused first.
+
+    Args:
+        counts: a `confusion`.
+        limit: pairs at most; fewer if no more are confused.
+
+    Returns:
+        Two classes, the smaller one first, and the share of the images of both that are taken for the other one; of
+        equal shares, the smaller classes first.
+    """
+    images = counts.sum(dim=1)
+    first, second = torch.triu_indices(*counts.shape, offset=1)
+    mistaken = (counts + counts.T)[first, second].double() / (images[first] + images[second]).clamp(min=1)
+    order = mistaken.argsort(descending=True, stable=True)[:limit]
+    pairs = zip(first[order].tolist(), second[order].tolist(), mistaken[order].tolist(), strict=True)
+    return [pair for pair in pairs if pair[2] > 0]
+
+
+def lookalike_error(counts: Int64[Tensor, "C C"], groups: Sequence[object]) -> float:
+    """Share of all images that are taken for another class of their own group: the part of the error, 1 - top-1, that
+    is between look-alikes.
+
+    Args:
+        counts: a `confusion`.
+        groups: the group of each class, C of them: Plumage's families, Aircraft's, the genera of birds.
+    """
+    if len(groups) != len(counts):
+        raise ValueError(f"a group for each of {len(counts)} classes expected, got {len(groups)}")
+    _, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    same = torch.from_numpy(group[:, None] == group).fill_diagonal_(False)
+    return (counts[same].sum() / counts.sum()).item()
+
+
+def calibration_error(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"], *, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart, in 0..1.
+
+    Images go into bins by the probability of the predicted class. It is the mean over the images of |accuracy - mean
+    probability| of their bins.
+
+    Args:
+        prediction: probabilities.
+        targets: class indices, 0..C-1.
+        bins: of equal width; bin m holds the probabilities in ((m - 1) / bins, m / bins].
+
+    Raises:
+        ValueError: there is no image, or a prediction is no probability.
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, Eq. 3.
+    """
+    _check_prediction(prediction, "calibration_error")
+    confidence, predicted = prediction.double().cpu().max(dim=1)
+    if prediction.min() < 0 or confidence.max() > 1 + 1e-3:  # a mean of float16 softmaxes may exceed 1 a little
+        raise ValueError("calibration_error needs probabilities in [0, 1]: apply softmax to the logits")
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    gap = torch.zeros(bins, dtype=torch.float64)
+    gap.index_add_(0, torch.bucketize(confidence, edges), (predicted == targets.cpu()).double() - confidence)
+    return (gap.abs().sum() / len(confidence)).item()
+
+
+def _check_prediction(prediction: Tensor, name: str) -> None:
+    if len(prediction) == 0:
+        raise ValueError(f"{name} needs at least one image, got none: is the split empty?")
+    if prediction.isnan().any():
+        raise ValueError(f"{name} got NaN predictions: training has diverged, lower the learning rate")
 
 
 def first_of_track(tracks: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
