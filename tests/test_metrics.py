@@ -365,18 +365,15 @@ def test_calibration_refuses_what_is_no_probability():
 def test_half_precision_swaps_only_what_its_bound_allows(rng, dtype, unit):
     labels = world(rng, queries=150, gallery=600, identities=40)
     people = rng.standard_normal((40, 256))
-    features = [people[ids] + 4 * rng.standard_normal((len(ids), 256)) for ids in labels[:2]]
+    features = [people[ids] + 2.5 * rng.standard_normal((len(ids), 256)) for ids in labels[:2]]
     query, gallery = (torch.from_numpy(x / np.linalg.norm(x, axis=1, keepdims=True)) for x in features)
     result = rank_metrics(query.to(dtype), gallery.to(dtype), *labels)
     # Every item moves by no more than its bound, 2 u: the scores lie between those of the worlds in which all true
     # matches are two bounds nearer and two farther.
     distances, match = torch.cdist(query, gallery), torch.from_numpy(labels[0][:, None] == labels[1])
-    best, worst = (
-        rank_metrics_from_distances(distances + side * 4 * unit * match, *labels) for side in (-1, 1)
-    )  # fmt: skip
+    best, worst = (rank_metrics_from_distances(distances + x * match, *labels) for x in (-4 * unit, 4 * unit))
     assert (worst.average_precision <= result.average_precision).all()
     assert (result.average_precision <= best.average_precision).all()
     exact = rank_metrics(query, gallery, *labels)
-    assert abs(result.mAP - exact.mAP) < 4 * unit and abs(result.cmc[0] - exact.cmc[0]) < 4 * unit
+    assert 0 < abs(result.mAP - exact.mAP) < unit
     assert 0.2 < exact.mAP < 0.9  # neither easy nor chance
-    print(worst.mAP, result.mAP, exact.mAP, best.mAP, result.cmc[0] - exact.cmc[0])
