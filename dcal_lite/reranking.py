@@ -27,7 +27,7 @@ from torch import Tensor
 from dcal_lite.metrics import prepared
 
 _ROWS = 256  # rows of distances in memory at a time
-_PAIRS = 16_384  # pairs of features likewise
+_PAIRS = 512  # pairs of features likewise: few enough for the processor's cache
 
 
 def rerank(
