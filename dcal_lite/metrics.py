@@ -209,7 +209,7 @@ def rank_metrics(
         Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, section 5.
     """
     query, gallery = prepared(query, gallery, distance)
-    offset = gallery.square().sum(dim=1) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
+    offset = squared_lengths(gallery) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
 
     def rows(start: int, stop: int) -> np.ndarray:
         # |q - g|^2 less |q|^2, which a query's ranking does not see; of directions, twice the cosine distance less 2
@@ -253,11 +253,16 @@ def prepared(query: Tensor, gallery: Tensor, distance: str) -> tuple[Tensor, Ten
             "compute both with the same model"
         )
     for features, name in ((query, "query"), (gallery, "gallery")):
-        if not features.isfinite().all():
+        if not all(tile.isfinite().all() for tile in features.split(_TILE)):
             raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
     gallery = gallery.detach() if gallery.dtype == torch.float64 else gallery.detach().float()
     query = query.detach().to(gallery)
     return (normalize(query, dim=1), normalize(gallery, dim=1)) if distance == "cosine" else (query, gallery)
+
+
+def squared_lengths(features: Float[Tensor, "n D"]) -> Float[Tensor, "n"]:
+    """Sum of each row's squares, without a copy of all features."""
+    return torch.cat([tile.square().sum(dim=1) for tile in features.split(_TILE)])
 
 
 def _labels(shape: tuple[int, int], *labels: Labels) -> list[np.ndarray]:

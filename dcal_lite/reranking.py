@@ -24,7 +24,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from dcal_lite.metrics import prepared
+from dcal_lite.metrics import prepared, squared_lengths
 
 _ROWS = 256  # rows of distances in memory at a time
 _PAIRS = 512  # pairs of features likewise: few enough for the processor's cache
@@ -81,7 +81,7 @@ def rerank(
 
 def _neighbours(features: Tensor, queries: int, k: int) -> tuple[np.ndarray, Tensor, Tensor]:
     """The k nearest of every image, itself first (N, k); its largest distance (N,); d of queries and gallery (Q, G)."""
-    size, squares = len(features), features.square().sum(dim=1)
+    size, squares = len(features), squared_lengths(features)
     nearest = np.empty((size, min(k, size)), dtype=np.int64)
     largest, final = squares.clone(), torch.empty(queries, size - queries, dtype=features.dtype)
     for start in range(0, size, _ROWS):
