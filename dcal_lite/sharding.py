@@ -26,7 +26,10 @@ def share(pieces: Sequence[T]) -> Sequence[T]:
 
 
 def gather(parts: list[T]) -> list[T]:
-    """The lists of all processes, end to end in the order of ranks; every process must call it."""
+    """The lists of all processes, end to end in the order of ranks; every process must call it.
+
+    With the backend NCCL each process must have set its own GPU (`torch.cuda.set_device`), as accelerate does.
+    """
     if not is_sharded():
         return parts
     lists: list[list[T]] = [[] for _ in range(dist.get_world_size())]
