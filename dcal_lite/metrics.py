@@ -143,7 +143,7 @@ def calibration_error(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"
         ValueError: there is no image, or a prediction is no probability.
 
     Source:
-        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, Eq. 3.
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
     """
     _check_prediction(prediction, "calibration_error")
     confidence, predicted = prediction.double().cpu().max(dim=1)

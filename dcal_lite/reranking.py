@@ -7,10 +7,10 @@ the search of neighbours is sparse, and no N x N matrix is held.
 
 Letters: Q queries, G gallery images, N = Q + G, D width of the features.
 
-    Eq. 3  R(p, k), k-reciprocal neighbours      _reciprocal
-    Eq. 5  R*(p, k1), expanded                   _expanded
-    Eq. 7  V, weights of the neighbours          _encoding
-    Eq. 10 Jaccard distance, Eq. 11 mean over k2 neighbours, Eq. 12 final distance      rerank
+    R(p, k), k-reciprocal neighbours                                    _reciprocal
+    R*(p, k1), with the neighbours of neighbours                        _expanded
+    V, weights of the neighbours                                        _encoding
+    mean of V over k2 neighbours, Jaccard distance, final distance      rerank
 
 What the paper leaves open is as in the authors' code (zhunzhong07/person-re-ranking, re_ranking_ranklist.py): d is the
 squared Euclidean distance, divided by the largest one of its row, to queries and gallery alike; every image is the
@@ -67,15 +67,15 @@ def rerank(
     nearest, largest, final = _neighbours(features, queries, k1 + 1)
     expanded = _expanded(_reciprocal(nearest), _reciprocal(nearest[:, : round(k1 / 2) + 1]))
     encoding = _encoding(expanded, features, largest)
-    encoding = (_incidence(nearest[:, :k2]) @ encoding) / min(k2, len(features))  # Eq. 11
+    encoding = (_incidence(nearest[:, :k2]) @ encoding) / min(k2, len(features))  # local query expansion
     weighted = encoding[queries:].T.tocsr()  # row j: the gallery images that have j among their neighbours
     for i, row in enumerate(final.numpy()):
         own = slice(*encoding.indptr[i : i + 2])
         other = weighted[encoding.indices[own]]
         smaller = np.minimum(other.data, np.repeat(encoding.data[own], np.diff(other.indptr)))
         shared = np.bincount(other.indices, smaller, minlength=len(row))
-        jaccard = 1 - shared / (2 - shared)  # Eq. 10: the larger of two weights sum to 2 less the smaller ones
-        row[:] = (1 - lambda_value) * jaccard + lambda_value * row  # Eq. 12
+        jaccard = 1 - shared / (2 - shared)  # the larger of two weights sum to 2 less the smaller ones
+        row[:] = (1 - lambda_value) * jaccard + lambda_value * row
     return final
 
 
@@ -112,13 +112,13 @@ def _incidence(nearest: np.ndarray) -> csr_array:
 
 
 def _reciprocal(nearest: np.ndarray) -> csr_array:
-    """Eq. 3: 1 where each of two images is among the other's neighbours."""
+    """R(p, k): 1 where each of two images is among the other's neighbours."""
     forward = _incidence(nearest)
     return forward.multiply(forward.T).tocsr()
 
 
 def _expanded(reciprocal: csr_array, half: csr_array) -> csr_array:
-    """Eq. 5: with the half-size sets of those neighbours that share more than 2/3 of them; not 0 where a member."""
+    """R*(p, k1): with the half-size sets of those neighbours that share more than 2/3 of them; not 0 where a member."""
     overlap = reciprocal.multiply(reciprocal @ half.T).tocsr()
     overlap.data[3 * overlap.data <= 2 * np.diff(half.indptr)[overlap.indices]] = 0
     overlap.eliminate_zeros()
@@ -126,7 +126,7 @@ def _expanded(reciprocal: csr_array, half: csr_array) -> csr_array:
 
 
 def _encoding(members: csr_array, features: Tensor, largest: Tensor) -> csr_array:
-    """Eq. 7: exp(-d) of the members of each row, divided by its sum."""
+    """V: exp(-d) of the members of each row, divided by its sum."""
     count = np.diff(members.indptr)
     row, column = np.repeat(np.arange(len(count)), count), members.indices
     row, column = (torch.from_numpy(x).long().to(features.device) for x in (row, column))
