@@ -10,9 +10,20 @@ from dcal_lite.evaluation import embeddings, evaluate, predictions, rank_split
 from dcal_lite.hacnn import HACNN, HarmoniousAttention
 from dcal_lite.heads import Output
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
-from dcal_lite.metrics import RankMetrics, rank_metrics, top1
+from dcal_lite.metrics import (
+    RankMetrics,
+    calibration_error,
+    class_accuracy,
+    confusion,
+    lookalike_error,
+    most_confused,
+    rank_metrics,
+    rank_metrics_from_distances,
+    top1,
+)
 from dcal_lite.models import create_model, list_models, list_zoo, load_model, model_card, save_model
 from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
+from dcal_lite.reranking import rerank
 from dcal_lite.results import compare, interval, load_results
 from dcal_lite.rga import RGA, RelationGate, ResNetRGA
 from dcal_lite.saliency import occlusion_map, saliency_maps

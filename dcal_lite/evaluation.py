@@ -1,9 +1,11 @@
 """Evaluation: a model and a dataset in, the papers' scores out.
 
 Letters: n images, B batch, C classes, D width of the embedding.
-"""
 
-from collections.abc import Iterator
+In a process group (torch.distributed, accelerate) every process must call `evaluate`: each computes its share of the
+batches, then all features are gathered and each ranks its share of the queries. Batches and blocks are those of one
+process, so all return the same scores as one alone, to the last bit, on the same kind of device with as many threads.
+"""
 
 import numpy as np
 import torch
@@ -11,11 +13,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dcal_lite import reranking
 from dcal_lite.backbones import evaluating
 from dcal_lite.data.records import Dataset, Split
 from dcal_lite.data.transforms import prepare
-from dcal_lite.heads import Output
-from dcal_lite.metrics import RankMetrics, first_of_track, rank_metrics, top1
+from dcal_lite.metrics import (
+    RankMetrics,
+    calibration_error,
+    class_accuracy,
+    confusion,
+    first_of_track,
+    rank_metrics,
+    rank_metrics_from_distances,
+    top1,
+)
+from dcal_lite.sharding import gather, is_sharded, share
 
 HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +41,9 @@ def evaluate(
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
     batch_size: int = 128,
     precision: str = "fp32",
+    flip: bool = False,
+    distance: str = "euclidean",
+    rerank: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
     """Score a model by its task's protocol.
@@ -40,31 +55,51 @@ def evaluate(
         mean, std: of the pixel values in [0, 1], as in training.
         batch_size: images at a time; the scores don't depend on it.
         precision: "fp32", "bf16" or "fp16", of the forward pass.
+        flip: take the mean of the embeddings (or predictions) of an image and its mirror image.
+        distance: of the embeddings, "euclidean" or "cosine"; re-ID only.
+        rerank: rank by `dl.rerank`, with the paper's k1, k2 and lambda; re-ID only.
         progress: show bars.
 
     Returns:
-        re-ID: rank1, rank5, rank10, mAP, mAP_trapezoid, mINP; fine-grained: top1. All in [0, 1].
+        re-ID: rank1, rank5, rank10, mAP, mAP_trapezoid, mINP; fine-grained: top1, class_mean (mean accuracy of the
+        classes), ece (expected calibration error). All in [0, 1].
     """
     options = {"resize": resize, "mean": mean, "std": std, "batch_size": batch_size, "precision": precision,
-               "progress": progress}  # fmt: skip
+               "flip": flip, "sharded": is_sharded(), "progress": progress}  # fmt: skip
     if dataset.task == "reid":
-        return summarise(rank_split(model, dataset, **options))
+        return summarise(rank_split(model, dataset, distance=distance, rerank=rerank, **options))
     test = dataset["test"]
     targets = torch.from_numpy(np.searchsorted(dataset["train"].classes, test.labels))
-    return {"top1": top1(predictions(model, test, **options), targets)}
+    prediction = predictions(model, test, **options)
+    return {
+        "top1": top1(prediction, targets),
+        "class_mean": class_accuracy(confusion(prediction, targets)).nanmean().item(),
+        "ece": calibration_error(prediction, targets),
+    }
 
 
-def rank_split(model: nn.Module, dataset: Dataset, **options) -> RankMetrics:
-    """Rank the gallery for every query by Euclidean distance of embeddings; options as in `evaluate`.
+def rank_split(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    distance: str = "euclidean",
+    rerank: bool = False,
+    sharded: bool = False,
+    **options,
+) -> RankMetrics:
+    """Rank the gallery for every query by the embeddings; options as in `evaluate`, sharded as in `embeddings`.
 
     Clothes and tracks count where the records tell them, which is what the readers' protocols decide. A track of query
     images is one query, with the mean of their embeddings (multi-query).
     """
     query, gallery = dataset["query"], dataset["gallery"]
-    features = [embeddings(model, split, **options) for split in (query, gallery)]
+    features = [embeddings(model, split, sharded=sharded, **options) for split in (query, gallery)]
     features[0], query = _mean_of_tracks(features[0], query)
     columns = [torch.from_numpy(x) for x in (query.labels, gallery.labels, query.cameras, gallery.cameras)]
-    return rank_metrics(*features, *columns, clothes=(query.clothes, gallery.clothes), tracks=gallery.tracks)
+    protocol = {"clothes": (query.clothes, gallery.clothes), "tracks": gallery.tracks}
+    if rerank:  # every process does all of it: it takes seconds, and the same result everywhere
+        return rank_metrics_from_distances(reranking.rerank(*features, distance=distance), *columns, **protocol)
+    return rank_metrics(*features, *columns, distance=distance, sharded=sharded, **protocol)
 
 
 def _mean_of_tracks(features: Float[Tensor, "n D"], split: Split) -> tuple[Float[Tensor, "t D"], Split]:
@@ -83,31 +118,49 @@ def summarise(ranks: RankMetrics) -> dict[str, float]:
 
 
 def embeddings(model: nn.Module, split: Split, **options) -> Float[Tensor, "n D"]:
-    """What re-ID ranks by, for every image of a split, float32 on the CPU; options as in `evaluate`."""
-    return torch.cat([output.embedding.float().cpu() for output in _outputs(model, split, **options)])
+    """What re-ID ranks by, for every image of a split, float32 on the CPU.
+
+    Args:
+        model, split: as in `evaluate`, whose options of images and forward pass count here too.
+        options: `sharded=True` shares the batches among the processes of a group, which must all call this.
+    """
+    return _outputs(model, split, "embedding", **options)
 
 
 def predictions(model: nn.Module, split: Split, **options) -> Float[Tensor, "n C"]:
-    """Class probabilities for every image of a split, float32 on the CPU; options as in `evaluate`."""
-    return torch.cat([output.prediction.float().cpu() for output in _outputs(model, split, **options)])
+    """Class probabilities for every image of a split, float32 on the CPU; arguments as in `embeddings`."""
+    return _outputs(model, split, "prediction", **options)
 
 
 @torch.inference_mode()
 def _outputs(
     model: nn.Module,
     split: Split,
+    name: str,
     *,
     resize: tuple[int, int] | None = None,
     mean: tuple[float, ...] = (0.5, 0.5, 0.5),
     std: tuple[float, ...] = (0.5, 0.5, 0.5),
     batch_size: int = 128,
     precision: str = "fp32",
+    flip: bool = False,
+    sharded: bool = False,
     progress: bool = False,
-) -> Iterator[Output]:
+) -> Tensor:
+    """The embedding or the prediction, by its name in `Output`, of every image."""
+    if not len(split):
+        raise ValueError("evaluation needs at least one image, got none: is the split empty?")
     device = next(model.parameters()).device
+    if sharded:
+        own = share(range(0, len(split), batch_size))
+        split = split.subset(range(own.start, min(own.stop, len(split))))
     images = split.images(resize or model.img_size, progress=progress)
-    with evaluating(model):
-        for batch in tqdm(images.split(batch_size), desc="evaluate", unit="batch", disable=not progress):
-            ready = prepare(batch.to(device), model.img_size, mean=mean, std=std)
-            with torch.autocast(device.type, HALF[precision], enabled=precision != "fp32"):
-                yield model(ready)
+    results = []
+    with evaluating(model), torch.autocast(device.type, HALF[precision], enabled=precision != "fp32"):
+        for start in tqdm(range(0, len(images), batch_size), desc="evaluate", unit="batch", disable=not progress):
+            batch = images[start : start + batch_size].to(device)
+            ready = prepare(batch, model.img_size, mean=mean, std=std)
+            views = (ready, ready.flip(3)) if flip else (ready,)
+            result = sum(getattr(model(view), name).float() for view in views) / len(views)
+            results.append(result.cpu())
+    return torch.cat(gather(results) if sharded else results)

@@ -1,4 +1,4 @@
-"""Scores: top-1 accuracy, and CMC, mAP and mINP of a ranking, by counting.
+"""Scores: accuracy, confusion and calibration of a classifier; CMC, mAP and mINP of a ranking, by counting.
 
 A ranking need not be sorted to be scored. The rank of a true match is the number of valid gallery items that are
 nearer to the query; all the scores follow from these ranks. So distances are made and used a few queries at a time,
@@ -12,16 +12,17 @@ ask for more. Cloth-changing (LTCC): an item of the query's identity in the same
 Image-to-track (VeRi-776): gallery images of one track are one item, as near as the nearest of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dcal_lite.errors import check_choice
+from dcal_lite.sharding import gather, share
 
 _QUERIES = 256  # distances are made for so many queries at a time ...
 _TILE = 4096  # ... and so many gallery items: a fixed grid, so that no split of the gallery can change a last bit
@@ -69,11 +70,96 @@ def top1(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> float:
     Raises:
         ValueError: there is no image, or a score is NaN.
     """
-    if len(prediction) == 0:
-        raise ValueError("top1 needs at least one image, got none: is the split empty?")
-    if prediction.isnan().any():
-        raise ValueError("top1 got NaN predictions: training has diverged, lower the learning rate")
+    _check_prediction(prediction, "top1")
     return (prediction.argmax(dim=1) == targets.to(prediction.device)).double().mean().item()
+
+
+def confusion(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"]) -> Int64[Tensor, "C C"]:
+    """Number of images of each class (row) that are taken for each class (column), on the CPU.
+
+    Args:
+        prediction, targets: as in `top1`, with its errors.
+    """
+    _check_prediction(prediction, "confusion")
+    classes = prediction.shape[1]
+    cell = targets.cpu() * classes + prediction.argmax(dim=1).cpu()
+    return cell.bincount(minlength=classes**2).view(classes, classes)
+
+
+def class_accuracy(counts: Int64[Tensor, "C C"]) -> Float64[Tensor, "C"]:
+    """Share of each class's images that are recognised, of a `confusion`; NaN where a class has no image.
+
+    Its `nanmean()` counts every class the same, as the protocol of FGVC-Aircraft does (Maji et al. 2013).
+    """
+    return counts.diagonal().double() / counts.sum(dim=1)
+
+
+def most_confused(counts: Int64[Tensor, "C C"], limit: int = 10) -> list[tuple[int, int, float]]:
+    """The pairs of classes that are most alike to a classifier, most confused first.
+
+    Args:
+        counts: a `confusion`.
+        limit: pairs at most; fewer if no more are confused.
+
+    Returns:
+        Two classes, the smaller one first, and the share of the images of both that are taken for the other one; of
+        equal shares, the smaller classes first.
+    """
+    images = counts.sum(dim=1)
+    first, second = torch.triu_indices(*counts.shape, offset=1)
+    mistaken = (counts + counts.T)[first, second].double() / (images[first] + images[second]).clamp(min=1)
+    order = mistaken.argsort(descending=True, stable=True)[:limit]
+    pairs = zip(first[order].tolist(), second[order].tolist(), mistaken[order].tolist(), strict=True)
+    return [pair for pair in pairs if pair[2] > 0]
+
+
+def lookalike_error(counts: Int64[Tensor, "C C"], groups: Sequence[object]) -> float:
+    """Share of all images that are taken for another class of their own group: the part of the error, 1 - top-1, that
+    is between look-alikes.
+
+    Args:
+        counts: a `confusion`.
+        groups: the group of each class, C of them: Plumage's families, Aircraft's, the genera of birds.
+    """
+    if len(groups) != len(counts):
+        raise ValueError(f"a group for each of {len(counts)} classes expected, got {len(groups)}")
+    _, group = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    same = torch.from_numpy(group[:, None] == group).fill_diagonal_(False)
+    return (counts[same].sum() / counts.sum()).item()
+
+
+def calibration_error(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"], *, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence and accuracy are apart, in 0..1.
+
+    Images go into bins by the probability of the predicted class. It is the mean over the images of |accuracy - mean
+    probability| of their bins.
+
+    Args:
+        prediction: probabilities.
+        targets: class indices, 0..C-1.
+        bins: of equal width; bin m holds the probabilities in ((m - 1) / bins, m / bins].
+
+    Raises:
+        ValueError: there is no image, or a prediction is no probability.
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
+    """
+    _check_prediction(prediction, "calibration_error")
+    confidence, predicted = prediction.double().cpu().max(dim=1)
+    if prediction.min() < 0 or confidence.max() > 1 + 1e-3:  # a mean of float16 softmaxes may exceed 1 a little
+        raise ValueError("calibration_error needs probabilities in [0, 1]: apply softmax to the logits")
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    gap = torch.zeros(bins, dtype=torch.float64)
+    gap.index_add_(0, torch.bucketize(confidence, edges), (predicted == targets.cpu()).double() - confidence)
+    return (gap.abs().sum() / len(confidence)).item()
+
+
+def _check_prediction(prediction: Tensor, name: str) -> None:
+    if len(prediction) == 0:
+        raise ValueError(f"{name} needs at least one image, got none: is the split empty?")
+    if prediction.isnan().any():
+        raise ValueError(f"{name} got NaN predictions: training has diverged, lower the learning rate")
 
 
 def first_of_track(tracks: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
@@ -95,6 +181,7 @@ def rank_metrics(
     max_rank: int = 50,
     clothes: tuple[Labels, Labels] | None = None,
     tracks: Labels | None = None,
+    sharded: bool = False,
 ) -> RankMetrics:
     """Score the ranking of the gallery by distance to each query.
 
@@ -107,22 +194,22 @@ def rank_metrics(
         clothes: outfits in the queries and in the gallery, -1: not known. Within one identity equal numbers mean the
             same outfit, and an item in the query's outfit is left out.
         tracks: track of each gallery image, -1: an item by itself. Images of a track share identity and camera.
+        sharded: share the queries among the processes of torch.distributed, which must all call this with the same
+            arguments; the result is the same to the last bit.
 
     Raises:
         ValueError: features or labels do not fit together or are not finite, or no query has a true match.
 
+    Note:
+        Features in half precision move a distance |q - g| by at most u (|q| + |g|), with u = 2^-11 for float16 (of
+        ordinary numbers, 6e-5 to 65,504) and 2^-8 for bfloat16: two items change places only if their distances
+        differ by less than the sum of their bounds. mAP of unit features moves by less than u in the tests.
+
     Source:
         Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015, section 5.
     """
-    check_choice("distance", distance, ("euclidean", "cosine"))
-    if query.shape[1] != gallery.shape[1]:
-        raise ValueError(
-            f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
-            "compute both with the same model"
-        )
-    gallery = _features(gallery, distance, "gallery")
-    query = _features(query, distance, "query").to(gallery)
-    offset = gallery.square().sum(dim=1) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
+    query, gallery = prepared(query, gallery, distance)
+    offset = squared_lengths(gallery) if distance == "euclidean" else torch.zeros_like(gallery[:, 0])
 
     def rows(start: int, stop: int) -> np.ndarray:
         # |q - g|^2 less |q|^2, which a query's ranking does not see; of directions, twice the cosine distance less 2
@@ -133,7 +220,7 @@ def rank_metrics(
         return block.numpy(force=True)
 
     labels = _labels((len(query), len(gallery)), query_ids, gallery_ids, query_cams, gallery_cams, *(clothes or ()))
-    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
+    return _score(*_by_track(rows, labels, tracks), max_rank=max_rank, sharded=sharded)
 
 
 def rank_metrics_from_distances(
@@ -157,13 +244,25 @@ def rank_metrics_from_distances(
     return _score(*_by_track(rows, labels, tracks), max_rank=max_rank)
 
 
-def _features(features: Tensor, distance: str, name: str) -> Tensor:
-    """Features ready for the distance, in float32 or float64, known to be finite."""
-    if not features.isfinite().all():
-        raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
-    features = features.detach()
-    features = features if features.dtype == torch.float64 else features.float()
-    return normalize(features, dim=1) if distance == "cosine" else features
+def prepared(query: Tensor, gallery: Tensor, distance: str) -> tuple[Tensor, Tensor]:
+    """Features whose Euclidean distance ranks by `distance`: finite, float32 or float64, on the gallery's device."""
+    check_choice("distance", distance, ("euclidean", "cosine"))
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"query features are {query.shape[1]} wide and gallery features {gallery.shape[1]}: "
+            "compute both with the same model"
+        )
+    for features, name in ((query, "query"), (gallery, "gallery")):
+        if not all(tile.isfinite().all() for tile in features.split(_TILE)):
+            raise ValueError(f"the {name} features hold NaN or infinity: was the model trained to the end?")
+    gallery = gallery.detach() if gallery.dtype == torch.float64 else gallery.detach().float()
+    query = query.detach().to(gallery)
+    return (normalize(query, dim=1), normalize(gallery, dim=1)) if distance == "cosine" else (query, gallery)
+
+
+def squared_lengths(features: Float[Tensor, "n D"]) -> Float[Tensor, "n"]:
+    """Sum of each row's squares, without a copy of all features."""
+    return torch.cat([tile.square().sum(dim=1) for tile in features.split(_TILE)])
 
 
 def _labels(shape: tuple[int, int], *labels: Labels) -> list[np.ndarray]:
@@ -205,7 +304,7 @@ def _by_track(rows: Rows, labels: list[np.ndarray], tracks: Labels | None) -> tu
     return nearest, [array[order][start] if i % 2 else array for i, array in enumerate(labels)]
 
 
-def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int) -> RankMetrics:
+def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int, sharded: bool = False) -> RankMetrics:
     """Collect the ranks of all true matches; `rows(start, stop)` gives the distances of these queries."""
     query_ids, gallery_ids, query_cams, gallery_cams, *clothes = labels
     size, junk = len(gallery_ids), np.flatnonzero(gallery_ids == -1)
@@ -216,18 +315,19 @@ def _score(rows: Rows, labels: list[np.ndarray], *, max_rank: int) -> RankMetric
         same |= (worn == clothes[1][item]) & (worn >= 0)
     matches, left_out = (_by_query(query[x], item[x], len(query_ids)) for x in (~same, same))
     width = 8 * _WORDS * -(-size // (8 * _WORDS))
-    ranks = []
-    for i in range(len(query_ids)):
-        if i % _QUERIES == 0:
-            block = rows(i, min(i + _QUERIES, len(query_ids)))
-            padded = np.full(width, np.inf, dtype=block.dtype)
-        if len(matches[i]):
-            padded[:size] = block[i % _QUERIES]
-            if not _is_finite(padded[:size]):
-                raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
-            padded[left_out[i]] = np.inf
-            padded[junk] = np.inf
-            ranks += [_ranks(padded, matches[i][k : k + _MATCHES]) for k in range(0, len(matches[i]), _MATCHES)]
+    blocks, ranks = range(0, len(query_ids), _QUERIES), []
+    for start in share(blocks) if sharded else blocks:
+        block = rows(start, min(start + _QUERIES, len(query_ids)))
+        padded = np.full(width, np.inf, dtype=block.dtype)
+        for i, row in enumerate(block, start):
+            if len(matches[i]):
+                padded[:size] = row
+                if not _is_finite(padded[:size]):
+                    raise ValueError(f"a distance of query {i} is NaN or infinite: distances must be finite")
+                padded[left_out[i]] = np.inf
+                padded[junk] = np.inf
+                ranks += [_ranks(padded, matches[i][k : k + _MATCHES]) for k in range(0, len(matches[i]), _MATCHES)]
+    ranks = gather(ranks) if sharded else ranks
     count = np.array([len(x) for x in matches if len(x)])
     return _summary(ranks, count, min(max_rank, size))
 

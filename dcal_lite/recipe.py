@@ -68,10 +68,14 @@ class Recipe:
     checkpoint_blocks: bool = False  # keep less for the backward pass of transformers, and compute it twice
     eval_every: int = 0  # epochs between evaluations; 0: at the end only
     eval_batch_size: int = 128
+    eval_flip: bool = False  # mean of the embeddings of an image and its mirror image
+    distance: str = "euclidean"  # or "cosine", of embeddings
+    rerank: bool = False  # by k-reciprocal neighbours
     seed: int = 0
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
+        check_choice("distance", self.distance, ("euclidean", "cosine"))
         check_choice("weighting", self.weighting, ("uncertainty", "sum"))
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         for branch in self.triplet:
@@ -94,10 +98,14 @@ class Recipe:
         changed = {item.name: getattr(self, item.name) for item in fields(self) if not _is_default(self, item)}
         return hashlib.sha256(yaml.safe_dump(_plain(changed)).encode()).hexdigest()[:12]
 
+    def inference(self) -> dict[str, Any]:
+        """The arguments of `embeddings` and `predictions` that this recipe asks for."""
+        return {"resize": self.resize, "mean": self.mean, "std": self.std, "batch_size": self.eval_batch_size,
+                "precision": self.precision, "flip": self.eval_flip}  # fmt: skip
+
     def evaluation(self) -> dict[str, Any]:
         """The arguments of `evaluate` that this recipe asks for."""
-        return {"resize": self.resize, "mean": self.mean, "std": self.std, "batch_size": self.eval_batch_size,
-                "precision": self.precision}  # fmt: skip
+        return self.inference() | {"distance": self.distance, "rerank": self.rerank}
 
     def command(self) -> str:
         """The command line that runs this recipe (the data's and the weights' places excluded)."""

@@ -450,7 +450,7 @@ def _divergence(trainer: Trainer, step: int, report: dict[str, float]) -> str:
 def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, device: torch.device) -> dict[str, Any]:
     """What `result.json` says; no path of this machine is in it."""
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else None
-    keep = ("rank1", "rank5", "rank10", "mAP", "mAP_trapezoid", "mINP", "top1")
+    keep = ("rank1", "rank5", "rank10", "mAP", "mAP_trapezoid", "mINP", "top1", "class_mean", "ece")
     row = trainer.history[-1]
     return {
         "recipe": recipe.name,

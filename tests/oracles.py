@@ -48,6 +48,46 @@ def average_precision_matlab(hits: Sequence[bool]) -> float:
     return area
 
 
+def reranked_distances(distances: np.ndarray, queries: int, k1: int, k2: int, lambda_value: float) -> np.ndarray:
+    """k-reciprocal re-ranking by its definition, with dense matrices: one image, one neighbour at a time.
+
+    Args:
+        distances: squared Euclidean, of queries and gallery (N) to both, (N, N).
+        queries: how many of the N are queries; they come first.
+    """
+    size = len(distances)
+    original = distances / distances.max(axis=1, keepdims=True)
+    order = distances.copy()
+    np.fill_diagonal(order, -1)
+    order = order.argsort(axis=1, kind="stable")
+
+    def reciprocal(p: int, k: int) -> np.ndarray:
+        near = order[p, : k + 1]
+        return near[(order[near, : k + 1] == p).any(axis=1)]
+
+    weights = np.zeros_like(original)
+    for p in range(size):
+        core = set(reciprocal(p, k1))
+        members = set(core)
+        for q in core:
+            half = set(reciprocal(q, int(np.around(k1 / 2))))
+            if len(half & core) > 2 / 3 * len(half):
+                members |= half
+        members = sorted(members)
+        similar = np.exp(-original[p, members])
+        weights[p, members] = similar / similar.sum()
+    weights = np.stack([weights[near].mean(axis=0) for near in order[:, :k2]])
+    users = [np.flatnonzero(column) for column in weights.T]  # who has this neighbour
+    final = np.zeros((queries, size), dtype=original.dtype)
+    for q in range(queries):
+        smaller = np.zeros(size, dtype=original.dtype)  # min(0, w) = 0: only the neighbours of q count
+        for j in np.flatnonzero(weights[q]):
+            smaller[users[j]] += np.minimum(weights[q, j], weights[users[j], j])
+        larger = weights[q].sum() + weights.sum(axis=1) - smaller
+        final[q] = (1 - lambda_value) * (1 - smaller / larger) + lambda_value * original[q]
+    return final[:, queries:]
+
+
 # --- DCAL's equations ---
 
 

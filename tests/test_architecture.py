@@ -10,9 +10,9 @@ LIBRARY = ROOT / "dcal_lite"
 
 # A module may import from the layers above it in this list, never from its own or from those below.
 LAYERS = [
-    {"errors", "recipes", "checkpoint"},
-    {"attention", "metrics", "localisation", "reranking", "recipe", "results", "data"},
-    {"attention_rollout", "losses", "heads", "backbones", "plot"},
+    {"errors", "sharding", "recipes", "checkpoint"},
+    {"attention", "metrics", "localisation", "recipe", "results", "data"},
+    {"attention_rollout", "reranking", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
     {"models", "saliency"},
     {"evaluation", "costs"},

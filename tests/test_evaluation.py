@@ -1,12 +1,19 @@
+import json
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 import dcal_lite as dl
+from dcal_lite import metrics
 from dcal_lite.data.records import Dataset, Record, Split
 from dcal_lite.evaluation import rank_split
 from dcal_lite.heads import Output
+from dcal_lite.sharding import is_sharded
 
 
 class Colour(nn.Module):
@@ -36,7 +43,11 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 def test_fine_grained_top1_by_hand():
     train = solid([RED, GREEN, BLUE], [10, 20, 30], [0] * 3)
     test = solid([RED, GREEN, BLUE, BLUE], [10, 20, 30, 10], [0] * 4)
-    assert dl.evaluate(Colour(), Dataset("x", "fgvc", {"train": train, "test": test})) == {"top1": 0.75}
+    scores = dl.evaluate(Colour(), Dataset("x", "fgvc", {"train": train, "test": test}), mean=(0, 0, 0), std=(1, 1, 1))
+    # Every colour is 1 among two 0, so every confidence is e / (e + 2); class 10 is right for one image of two.
+    confidence = np.e / (np.e + 2)
+    expected = {"top1": 0.75, "class_mean": (1 / 2 + 1 + 1) / 3, "ece": 0.75 - confidence}
+    assert scores == pytest.approx(expected, abs=1e-6)
 
 
 def test_reid_by_hand():
@@ -91,3 +102,108 @@ def test_centre_crop_after_resize():
     split = Split((Record("0", 0),), lambda _: stripes)
     features = dl.embeddings(Colour(), split, resize=(8, 8), mean=(0, 0, 0), std=(1, 1, 1))
     torch.testing.assert_close(features, torch.tensor([[1.0, 0, 0]]))
+
+
+def test_flip_is_the_mean_over_both_sides():
+    class Half(Colour):  # sees the left half only
+        def forward(self, images):
+            return super().forward(images[..., :2])
+
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    image[:, :2], image[:, 2:] = RED, BLUE
+    split, numbers = Split((Record("0", 0),), lambda _: image), {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert dl.embeddings(Half(), split, **numbers).tolist() == [[1, 0, 0]]
+    r = 0.5 / 2**0.5 * 2**0.5  # the embedding of each side has length 1
+    np.testing.assert_allclose(dl.embeddings(Half(), split, flip=True, **numbers), [[r, 0, r]], rtol=1e-6)
+    sides = [torch.tensor([[1.0, 0, 0]]).softmax(1), torch.tensor([[0.0, 0, 1]]).softmax(1)]
+    torch.testing.assert_close(dl.predictions(Half(), split, flip=True, **numbers), sum(sides) / 2)
+
+
+def test_distance_and_re_ranking_are_those_of_the_embeddings():
+    dataset, model = small_promenade(), small_model()
+    query, gallery = dataset["query"], dataset["gallery"]
+    features = [dl.embeddings(model, split, flip=True) for split in (query, gallery)]
+    labels = query.labels, gallery.labels, query.cameras, gallery.cameras
+    expected = {
+        "cosine": dl.rank_metrics(*features, *labels, distance="cosine"),
+        "rerank": dl.rank_metrics_from_distances(dl.rerank(*features), *labels),
+        "both": dl.rank_metrics_from_distances(dl.rerank(*features, distance="cosine"), *labels),
+    }
+    options = {"cosine": {"distance": "cosine"}, "rerank": {"rerank": True}}
+    for name, ranks in expected.items():
+        chosen = options.get(name, options["cosine"] | options["rerank"])
+        assert dl.evaluate(model, dataset, flip=True, **chosen)["mAP"] == ranks.mAP
+    assert len({ranks.mAP for ranks in expected.values()}) > 1
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(ValueError, match="evaluation needs at least one image"):
+        dl.embeddings(Colour(), Split((), lambda _: None))
+
+
+# --- Several processes ---
+
+
+def drawn(name, **arguments):
+    """A toy dataset whose images are drawn once."""
+    dataset = dl.load_dataset(name, **arguments)
+    splits = {key: Split(split.records, cache(split.read), threads=1) for key, split in dataset.splits.items()}
+    return Dataset(name, dataset.task, splits)
+
+
+def small_promenade():
+    return drawn("promenade", size=(64, 32), train=2, test=8, strangers=3)
+
+
+def small_model(classes=4, size=(64, 32)):
+    torch.manual_seed(0)
+    return dl.create_model("dcal_vit_toy_patch8_64", num_classes=classes, img_size=size)
+
+
+def all_scores():
+    """Every score of small data, in batches and blocks so small that there are several, and the images it took."""
+    metrics._QUERIES, dataset, model = 5, small_promenade(), small_model()
+    birds, bird_model = drawn("plumage", train=24, test=30), small_model(classes=24, size=(64, 64))
+    options, seen = {"sharded": is_sharded(), "batch_size": 7}, []
+    for counted in (model, bird_model):
+        counted.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    ranks = rank_split(model, dataset, **options)
+    several = [{}, {"flip": True, "distance": "cosine"}, {"rerank": True}]
+    result = {
+        "scores": [dl.evaluate(model, dataset, batch_size=7, **choice) for choice in several],
+        "birds": [dl.evaluate(bird_model, birds, batch_size=size) for size in (7, 20)],  # 20: a process has no batch
+        "each": (ranks.average_precision.tolist(), ranks.first_match.tolist()),
+        "features": dl.embeddings(model, dataset["gallery"], **options).tolist(),
+    }
+    return result, sum(seen)
+
+
+def in_processes(rank, folder):
+    """What a process writes that is one of three, then, but for the last one, one of two."""
+    torch.set_num_threads(1)
+    for size in (3, 2):
+        if rank < size:
+            dist.init_process_group("gloo", f"file://{folder}/group{size}", rank=rank, world_size=size)
+            Path(folder, f"{size}-{rank}.json").write_text(json.dumps(all_scores()))
+            dist.destroy_process_group()
+
+
+def test_sharded_scores_equal_the_unsharded(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "_QUERIES", metrics._QUERIES)  # is put back
+    alone, images = all_scores()
+    torch.multiprocessing.spawn(in_processes, (str(tmp_path),), nprocs=3)
+    for size in (3, 2):
+        results, seen = zip(
+            *(json.loads((tmp_path / f"{size}-{i}.json").read_text()) for i in range(size)), strict=True
+        )
+        assert all(result == json.loads(json.dumps(alone)) for result in results)
+        assert sum(seen) == images and max(seen) < 0.6 * images  # each did its share
+
+
+@pytest.mark.gpu
+def test_same_embeddings_and_scores_on_the_gpu():
+    dataset, model = small_promenade(), small_model()
+    expected = dl.embeddings(model, dataset["query"], flip=True)
+    scores = dl.evaluate(model, dataset, rerank=True)
+    torch.testing.assert_close(dl.embeddings(model.cuda(), dataset["query"], flip=True), expected, rtol=0, atol=1e-4)
+    assert dl.evaluate(model, dataset, rerank=True)["mAP"] == pytest.approx(scores["mAP"], abs=0.01)

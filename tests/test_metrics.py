@@ -1,4 +1,4 @@
-"""Ranking scores by counting against lists that are sorted and walked, an example by hand, and scikit-learn."""
+"""Scores by counting against lists that are sorted and walked, examples by hand, and scikit-learn."""
 
 import inspect
 
@@ -8,10 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import ranking_scores
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix
 
 from dcal_lite import metrics
-from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances, top1
+from dcal_lite.data.plumage import SPECIES
+from dcal_lite.metrics import (
+    calibration_error,
+    class_accuracy,
+    confusion,
+    lookalike_error,
+    most_confused,
+    rank_metrics,
+    rank_metrics_from_distances,
+    top1,
+)
 
 
 def world(rng, queries=23, gallery=61, identities=6, cameras=3):
@@ -281,3 +291,89 @@ def test_top1_refuses_nothing_and_nan():
         top1(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(ValueError, match="NaN predictions"):
         top1(torch.tensor([[0.1, torch.nan]]), torch.tensor([0]))
+
+
+def taken_for(pairs, classes):
+    """Predictions and targets of images, each a pair (true class, predicted class)."""
+    targets, predicted = torch.tensor(pairs).unbind(1)
+    return torch.eye(classes)[predicted], targets
+
+
+def test_confusion_by_hand():
+    # class 0: 4 images, two taken for 1, one for 3; class 1: 2, one taken for 0; class 2: none; class 3: 4, one for 0
+    pairs = [(0, 0), (0, 1), (0, 1), (0, 3), (1, 1), (1, 0), (3, 3), (3, 3), (3, 3), (3, 0)]
+    counts = confusion(*taken_for(pairs, 4))
+    assert counts.tolist() == [[1, 2, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 3]]
+    np.testing.assert_array_equal(class_accuracy(counts), [1 / 4, 1 / 2, np.nan, 3 / 4])
+    assert most_confused(counts) == [(0, 1, 3 / 6), (0, 3, 2 / 8)]
+    assert most_confused(counts, limit=1) == [(0, 1, 3 / 6)]
+    assert lookalike_error(counts, ["tit", "tit", "finch", "finch"]) == pytest.approx(3 / 10)
+    assert lookalike_error(counts, [0, 1, 1, 0]) == pytest.approx(2 / 10)
+    with pytest.raises(ValueError, match="a group for each of 4 classes expected, got 3"):
+        lookalike_error(counts, [0, 1, 1])
+
+
+def test_confusion_equals_scikit_learn(rng):
+    targets, prediction = rng.integers(0, 7, 200), rng.random((200, 7))
+    counts = confusion(torch.from_numpy(prediction), torch.from_numpy(targets))
+    predicted = prediction.argmax(axis=1)
+    np.testing.assert_array_equal(counts, confusion_matrix(targets, predicted))
+    assert class_accuracy(counts).nanmean().item() == pytest.approx(balanced_accuracy_score(targets, predicted))
+
+
+def test_plumage_species_of_one_family_are_look_alikes(rng):
+    families = [species.family.name for species in SPECIES]
+    pairs = rng.integers(0, len(SPECIES), (500, 2))
+    counts = confusion(*taken_for(pairs, len(SPECIES)))
+    expected = sum(a != b and families[a] == families[b] for a, b in pairs) / 500
+    assert expected > 0
+    assert lookalike_error(counts, families) == pytest.approx(expected)
+
+
+def test_calibration_by_hand():
+    # two bins: 0.5 is the last of the first, where no image is right; of the second one of two is right
+    prediction = torch.tensor([[0.5, 0.5], [0.3, 0.7], [0.9, 0.1]], dtype=torch.float64)
+    targets = torch.tensor([1, 1, 1])
+    by_hand = 1 / 3 * abs(0 - 0.5) + 2 / 3 * abs(1 / 2 - (0.7 + 0.9) / 2)
+    assert calibration_error(prediction, targets, bins=2) == pytest.approx(by_hand, abs=1e-15)
+    assert calibration_error(torch.eye(3), torch.arange(3)) == 0
+    assert calibration_error(torch.eye(3), (torch.arange(3) + 1) % 3) == 1
+
+
+def test_calibration_equals_the_definition_by_loops(rng):
+    prediction = rng.dirichlet(np.full(5, 0.4), 300)
+    prediction[:40] = np.round(prediction[:40] * 15) / 15  # on the edges of bins
+    targets = rng.integers(0, 5, 300)
+    gaps = []
+    for m in range(1, 16):
+        inside = [(p.max(), p.argmax() == t) for p, t in zip(prediction, targets, strict=True)
+                  if (m - 1) / 15 < p.max() <= m / 15]  # fmt: skip
+        if inside:
+            confidence, right = np.mean(inside, axis=0)
+            gaps.append(len(inside) / 300 * abs(right - confidence))
+    result = calibration_error(torch.from_numpy(prediction), torch.from_numpy(targets))
+    assert result == pytest.approx(sum(gaps), abs=1e-14)
+
+
+def test_calibration_refuses_what_is_no_probability():
+    for wrong in (torch.tensor([[3.0, -2.0]]), torch.tensor([[0.5, 1.5]])):
+        with pytest.raises(ValueError, match=r"calibration_error needs probabilities in \[0, 1\]: apply softmax"):
+            calibration_error(wrong, torch.tensor([0]))
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_half_precision_swaps_only_what_its_bound_allows(rng, dtype, unit):
+    labels = world(rng, queries=150, gallery=600, identities=40)
+    people = rng.standard_normal((40, 256))
+    features = [people[ids] + 2.5 * rng.standard_normal((len(ids), 256)) for ids in labels[:2]]
+    query, gallery = (torch.from_numpy(x / np.linalg.norm(x, axis=1, keepdims=True)) for x in features)
+    result = rank_metrics(query.to(dtype), gallery.to(dtype), *labels)
+    # Every item moves by no more than its bound, 2 u: the scores lie between those of the worlds in which all true
+    # matches are two bounds nearer and two farther.
+    distances, match = torch.cdist(query, gallery), torch.from_numpy(labels[0][:, None] == labels[1])
+    best, worst = (rank_metrics_from_distances(distances + x * match, *labels) for x in (-4 * unit, 4 * unit))
+    assert (worst.average_precision <= result.average_precision).all()
+    assert (result.average_precision <= best.average_precision).all()
+    exact = rank_metrics(query, gallery, *labels)
+    assert 0 < abs(result.mAP - exact.mAP) < unit
+    assert 0.2 < exact.mAP < 0.9  # neither easy nor chance

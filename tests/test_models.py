@@ -83,10 +83,10 @@ def test_zoo_scores_are_measured_again(name):
     assert recipe.digest == card["digest"]
     dataset = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
     scores = dl.evaluate(dl.load_model(name), dataset, **recipe.evaluation())
-    assert scores.keys() == card["scores"].keys()
+    assert card["scores"]  # top-1 or those of a ranking; a card may be older than a score
     asked = len(dataset["query" if dataset.task == "reid" else "test"])
-    for key, value in scores.items():  # another processor rounds otherwise, which may swap two near ties
-        assert value == pytest.approx(card["scores"][key], abs=2.5 / asked), f"{key}; run make zoo"
+    for key, value in card["scores"].items():  # another processor rounds otherwise, which may swap two near ties
+        assert scores[key] == pytest.approx(value, abs=2.5 / asked), f"{key}; run make zoo"
 
 
 def test_zoo_is_small_and_complete():
