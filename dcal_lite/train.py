@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -72,7 +73,7 @@ def fit(
     workers: int | None = None,
     save_minutes: float = 10.0,
     compiled: bool = False,
-    tracker: str | None = None,
+    tracker: str | GeneralTracker | None = None,
     on_epoch: Callable[[History], None] | None = None,
     progress: bool = True,
 ) -> Run:
@@ -91,7 +92,7 @@ def fit(
         workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`).
         save_minutes: longest time between two checkpoints, of which there is one after every epoch, too.
         compiled: compile the model (torch.compile): faster on a GPU after a slow start, other last digits.
-        tracker: of accelerate's, as "tensorboard", which must be installed; gets each epoch's row.
+        tracker: of accelerate's, as "tensorboard" (its package must be installed) or an object; gets each epoch's row.
         on_epoch: called with the history after every epoch, in a notebook to draw it.
         progress: show bars.
 
@@ -108,33 +109,19 @@ def fit(
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
     arguments = {"name": recipe.model, "num_classes": len(dataset["train"].classes), "img_size": recipe.img_size,
                  "drop_path": recipe.drop_path, **recipe.model_args}  # fmt: skip
-    torch.manual_seed(recipe.seed)
-    model = create_model(**arguments, pretrained=weights or recipe.pretrained)
-    model = model.to(device, memory_format=torch.channels_last)  # convolutions like it, others do not mind
-    if recipe.checkpoint_blocks:
-        checkpoint_blocks(model)
-    if compiled:
-        model.compile()
+    model = _create(recipe, arguments, weights, compiled).to(device)
     trainer = Trainer(recipe, model, dataset, folder / "last", accelerator, device, workers=workers,
                       save_minutes=save_minutes, progress=progress)  # fmt: skip
     if accelerator.is_main_process:
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         remove_leftovers(folder)
-    if tracker:
-        accelerator.init_trackers("dcal_lite", config={key: str(value) for key, value in asdict(recipe).items()})
     accelerator.wait_for_everyone()
     trainer.resume()
-    _announce(trainer)
+    _announce(trainer, tracker)
     while trainer.epoch < recipe.epochs:
-        try:
-            trainer.run_epoch()
-        except torch.OutOfMemoryError as error:
-            raise torch.OutOfMemoryError(f"{_memory(recipe)} ({str(error).partition('.')[0]})") from error
+        trainer.run_epoch()
         trainer.save()
-        if accelerator.is_main_process:
-            write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in trainer.history))
-        if tracker:
-            accelerator.log(trainer.history[-1], step=trainer.epoch)
+        _report(trainer, folder, tracker)
         if on_epoch:
             on_epoch(trainer.history)
     if tracker:
@@ -246,7 +233,7 @@ class Trainer:
         with tqdm(desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", initial=self.step, total=len(batches),
                   unit="batch", disable=not self.progress) as bar:  # fmt: skip
             for batch in batches[self.step :]:
-                losses, before = self._step(batch, images, len(batches)), losses
+                losses, before = self._try(batch, images, len(batches)), losses
                 self._look(before)  # one step late, so that a GPU always has work
                 self.step += 1
                 due = time.monotonic() - saved > 60 * self.save_minutes
@@ -290,6 +277,13 @@ class Trainer:
         count, first = self.recipe.accumulate, self.recipe.accumulate * self.accelerator.process_index
         parts = np.split(batch, count * self.accelerator.num_processes)
         return {i: parts[i] for i in range(first, first + count)}
+
+    def _try(self, *arguments: Any) -> "_Losses":
+        """Take a step, and say what helps if it does not fit into the GPU's memory."""
+        try:
+            return self._step(*arguments)
+        except torch.OutOfMemoryError as error:
+            raise torch.OutOfMemoryError(f"{_memory(self.recipe)} ({str(error).partition('.')[0]})") from error
 
     def _step(self, batch: np.ndarray, images: Iterator[Tensor], steps: int) -> "_Losses":
         """Take a step of the epoch's `steps`."""
@@ -421,12 +415,34 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         raise ValueError(f"{folder} holds a run of another recipe; choose another output folder or delete that one")
 
 
-def _announce(trainer: Trainer) -> None:
-    """Log what the recipe means by an epoch: the samplers of the papers' codes disagree."""
+def _create(recipe: Recipe, arguments: dict[str, Any], weights: str | Path | None, compiled: bool) -> nn.Module:
+    """The model, as it is before training."""
+    torch.manual_seed(recipe.seed)
+    model = create_model(**arguments, pretrained=weights or recipe.pretrained)
+    if recipe.checkpoint_blocks:
+        checkpoint_blocks(model)
+    if compiled:
+        model.compile()
+    return model.to(memory_format=torch.channels_last)  # convolutions like it, others do not mind
+
+
+def _announce(trainer: Trainer, tracker: str | GeneralTracker | None) -> None:
+    """Say what the recipe means by an epoch, about which the samplers of the papers' codes disagree."""
     recipe, train = trainer.recipe, trainer.dataset["train"]
     kind = f"{recipe.instances} images of every identity" if recipe.identities_epoch else "nearly all images"
     log.info("an epoch is %d iterations of %d images: %s of the %s", len(trainer.batches()), recipe.batch_size, kind,
              f"{len(train):,}")  # fmt: skip
+    if tracker:
+        config = {key: str(value) for key, value in asdict(recipe).items()}
+        trainer.accelerator.init_trackers("dcal_lite", config=config)
+
+
+def _report(trainer: Trainer, folder: Path, tracker: str | GeneralTracker | None) -> None:
+    """Write the history, and tell the tracker."""
+    if trainer.accelerator.is_main_process:
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in trainer.history))
+    if tracker:
+        trainer.accelerator.log(trainer.history[-1], step=trainer.epoch)
 
 
 def _memory(recipe: Recipe) -> str:

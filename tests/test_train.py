@@ -6,9 +6,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
 
 import dcal_lite as dl
@@ -205,6 +207,21 @@ def test_a_full_memory_names_what_needs_less(tmp_path, monkeypatch):
     monkeypatch.setattr(dl.train.Trainer, "_step", full)
     with pytest.raises(torch.OutOfMemoryError, match=r"preset=t4, or add accumulate=2, .*\(CUDA out of memory\)"):
         dl.fit(tiny_recipe(), output=tmp_path, progress=False)
+
+
+def test_a_tracker_gets_every_row(tmp_path, monkeypatch):
+    class Kept(GeneralTracker):
+        name, requires_logging_directory, tracker = "kept", False, None
+        rows: ClassVar[list] = []
+
+        def store_init_configuration(self, values):
+            self.rows.append(values["lr"])
+
+        def log(self, values, step=None, **_):
+            self.rows.append((step, values["loss/total"]))
+
+    run = dl.fit(tiny_recipe(), output=tmp_path / "kept", tracker=Kept(), progress=False)
+    assert Kept.rows == [str(tiny_recipe().lr), *((row["epoch"], row["loss/total"]) for row in run.history)]
 
 
 def test_the_notebook_is_told_of_every_epoch(tmp_path):
