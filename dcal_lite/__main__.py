@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("evaluate", help="evaluate the model of a run's folder")
     test.add_argument("folder", type=Path, help="a run's folder")
+    test.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. eval_flip=true rerank=true")
     _add_data(test)
     test.set_defaults(run=_evaluate)
     return parser
@@ -101,7 +102,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    recipe = load_recipe(options.folder / "recipe.yaml")
+    recipe = load_recipe(options.folder / "recipe.yaml", **parse_overrides(options.overrides))
     extra = {"archive": options.archive} if options.archive else {}
     dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)
     model = load_model(options.folder / "model.safetensors")

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+import dcal_lite as dl
 from dcal_lite.__main__ import main
+from dcal_lite.costs import estimate
 
 DATA = "dataset_args={train: 64, test: 32}"
 
@@ -15,6 +17,17 @@ def test_list_names_everything(capsys):
     assert all(name in shown for name in ("dcal-reid", "cpu-quick", "dcal_deit_tiny_patch16_224", "market1501"))
 
 
+def test_list_tells_what_recipes_cost(capsys, monkeypatch):
+    monkeypatch.setattr("dcal_lite.__main__.list_recipes", lambda: {"hacnn-reid": ["paper", "t4", "toy"]})
+    assert main(["list", "--recipes"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[:5] for row in rows[1:3]] == [
+        ["hacnn-reid", preset, "hacnn", "market1501", f"{150 * (12_936 // 32):,}"] for preset in ("paper", "t4")
+    ]
+    cost = estimate(dl.load_recipe("hacnn-reid"))
+    assert rows[1].split()[-2:] == [f"{cost.hours('T4'):.2f}", f"{cost.hours('H200'):.2f}"]
+
+
 def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
     words = ["train", "dcal-fgvc", "preset=smoke", "batch_size=16", DATA, "--output", str(tmp_path)]
     assert main(words) == 0
@@ -22,6 +35,11 @@ def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["top1"] == pytest.approx(json.loads((tmp_path / "result.json").read_text())["scores"]["top1"])
+    assert main(["evaluate", str(tmp_path), "eval_flip=true"]) == 0
+    recipe = dl.load_recipe(tmp_path / "recipe.yaml")
+    data = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
+    flipped = dl.evaluate(dl.load_model(tmp_path / "model.safetensors"), data, **recipe.evaluation() | {"flip": True})
+    assert json.loads(capsys.readouterr().out) == pytest.approx(flipped)
 
 
 @pytest.mark.parametrize(
