@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dcal_lite import reranking
 from dcal_lite.backbones import evaluating
+from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset, Split
 from dcal_lite.data.transforms import prepare
 from dcal_lite.metrics import (
@@ -154,11 +155,11 @@ def _outputs(
     if sharded:
         own = share(range(0, len(split), batch_size))
         split = split.subset(range(own.start, min(own.stop, len(split))))
-    images = split.images(resize or model.img_size, progress=progress)
+    batches = Batches(split, resize or model.img_size, device, progress=progress)
+    places = [np.arange(i, min(i + batch_size, len(split))) for i in range(0, len(split), batch_size)]
     results = []
     with evaluating(model), torch.autocast(device.type, HALF[precision], enabled=precision != "fp32"):
-        for start in tqdm(range(0, len(images), batch_size), desc="evaluate", unit="batch", disable=not progress):
-            batch = images[start : start + batch_size].to(device)
+        for batch in tqdm(batches(places), desc="evaluate", total=len(places), unit="batch", disable=not progress):
             ready = prepare(batch, model.img_size, mean=mean, std=std)
             views = (ready, ready.flip(3)) if flip else (ready,)
             result = sum(getattr(model(view), name).float() for view in views) / len(views)

@@ -10,6 +10,7 @@ from torch import nn
 
 import dcal_lite as dl
 from dcal_lite import metrics
+from dcal_lite.data import batches
 from dcal_lite.data.records import Dataset, Record, Split
 from dcal_lite.evaluation import rank_split
 from dcal_lite.heads import Output
@@ -94,6 +95,14 @@ def test_scores_do_not_depend_on_the_batch_and_the_mode_returns():
     torch.testing.assert_close(*outputs)
     assert model.training
     assert dl.embeddings(model, dataset["test"], batch_size=7).shape == (24, 2 * 96)
+
+
+def test_images_that_do_not_fit_are_read_by_workers(monkeypatch):
+    split = dl.load_dataset("plumage", train=16, test=24)["test"]
+    model = dl.create_model("dcal_vit_toy_patch8_64", num_classes=5)
+    kept = dl.embeddings(model, split, batch_size=7)
+    monkeypatch.setattr(batches, "free_memory", lambda device: 0)
+    assert torch.equal(dl.embeddings(model, split, batch_size=7), kept)
 
 
 def test_centre_crop_after_resize():
