@@ -15,12 +15,14 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Generator, Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -35,6 +37,7 @@ from dcal_lite.data.records import Files
 from dcal_lite.data.transforms import augment
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.rga import from_official
+from dcal_lite.train import Trainer
 from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised, reranked_distances
 
 
@@ -296,6 +299,35 @@ def hacnn() -> list[Row]:
     ]
 
 
+# --- Training: the engine's steps, and what a checkpoint costs ---
+
+
+def training() -> list[Row]:
+    """A training step of each model as `dl.fit` takes it, in float32 and in bfloat16; images/s is batch / seconds."""
+    rows = []
+    for name, size, batch in (
+        ("dcal_deit_tiny_patch16_224", (256, 128), 16), ("rga_resnet50", (256, 128), 8), ("hacnn", (160, 64), 32)
+    ):  # fmt: skip
+        images = torch.randn(batch, 3, *size, generator=Generator().manual_seed(0))
+        images = images.contiguous(memory_format=torch.channels_last)
+        model = dl.create_model(name, img_size=size).to(memory_format=torch.channels_last)
+        steps = [training_step(model, images, half=half) for half in (False, True)]
+        rows.append(compare(f"{name}, batch {batch}: step in fp32, in bf16", *steps, repeats=3))
+    return rows
+
+
+def saving() -> list[Row]:
+    """An epoch of DCAL on Promenade against the checkpoint after it: the ratio says what resuming costs."""
+    recipe = dl.load_recipe("dcal-reid", preset="toy")
+    dataset = dl.load_dataset(recipe.dataset, train=60, test=2, strangers=0)
+    model = dl.create_model(recipe.model, num_classes=60, img_size=recipe.img_size, **recipe.model_args)
+    with tempfile.TemporaryDirectory() as folder:
+        cpu = torch.device("cpu")
+        trainer = Trainer(replace(recipe, eval_every=0), model, dataset, Path(folder), Accelerator(), cpu)
+        name = f"an epoch of DCAL on {len(dataset['train'])} drawn images / its checkpoint"
+        return [compare(name, trainer.run_epoch, trainer.save, repeats=3)]
+
+
 # --- Data: decoding once against every epoch, augmenting batches against images ---
 
 SIZE, BATCH = (256, 128), 64  # of re-ID recipes
@@ -365,7 +397,7 @@ def augmentation() -> list[Row]:
 
 BENCHES: dict[str, Callable[[], list[Row]]] = {
     "rollout": rollout, "pairs": pairs, "ranking": ranking, "reranking": reranking, "rga": rga, "hacnn": hacnn,
-    "reading": reading, "augmentation": augmentation}  # fmt: skip
+    "training": training, "saving": saving, "reading": reading, "augmentation": augmentation}  # fmt: skip
 
 
 def table(rows: Sequence[Row]) -> str:
