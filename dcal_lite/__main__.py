@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("dcal_lite").setLevel(logging.INFO)
     try:
         options.run(options)
-    except (ValueError, FloatingPointError, OutOfMemoryError) as error:
+    except (ValueError, FloatingPointError, OutOfMemoryError, OSError) as error:  # OSError: a full disk, a wrong folder
         print(f"dcal_lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

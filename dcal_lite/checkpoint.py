@@ -67,10 +67,18 @@ def save_checkpoint(folder: str | Path, epoch: int, step: int, state: Mapping[st
         folder: the run's `last/`.
         epoch, step: completed epochs, and completed steps of the next one.
         state: tensors, numbers, strings and containers of these: what `torch.load(weights_only=True)` reads.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     folder = Path(folder)
-    with atomic_path(folder / f"epoch-{epoch:04d}-step-{step:06d}.pt") as temporary:
-        torch.save(dict(state), temporary)
+    path = folder / f"epoch-{epoch:04d}-step-{step:06d}.pt"
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # what PyTorch makes of an OSError
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"cannot write {path} ({reason}): is the disk full? The checkpoint before is kept") from error
     for old in _checkpoints(folder)[2:]:
         old.unlink()
 

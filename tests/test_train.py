@@ -270,6 +270,36 @@ def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
         assert not list(folder.rglob("*.tmp"))
 
 
+FULL = """
+import resource, signal, sys, torch
+torch.set_num_threads(1)
+from dcal_lite.__main__ import main
+from dcal_lite.train import Trainer
+original = Trainer.run_epoch
+
+def run_epoch(self):
+    if self.epoch == 1:  # as if the disk had become full
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    original(self)
+
+Trainer.run_epoch = run_epoch
+sys.exit(main(["train", sys.argv[1], "--output", sys.argv[2]]))
+"""
+
+
+def test_a_full_disk_costs_no_run(tmp_path):
+    recipe = tiny_recipe(epochs=2, eval_every=0)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    command = [sys.executable, "-c", FULL, str(tmp_path / "recipe.yaml"), str(tmp_path / "full")]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "is the disk full?" in done.stderr.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "full" / "last").iterdir()] == ["epoch-0001-step-000000.pt"]
+    for folder in ("whole", "full"):
+        dl.fit(recipe, output=tmp_path / folder, progress=False)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "full")
+
+
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
     with pytest.raises(ValueError, match="a run of another recipe"):
