@@ -215,7 +215,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def checkpoint_blocks(model: nn.Module) -> None:
     """Keep only the inputs of a transformer's blocks for the backward pass, which computes the rest once more.
 
-    The gradients are the same, for a third more computation and a fraction of the memory. In place.
+    The gradients are the same, for up to a third more computation and a fraction of the memory. In place.
 
     Raises:
         ValueError: there are no such blocks. (A CNN's BatchNorm would count every batch twice.)
