@@ -32,6 +32,7 @@ from torchvision.transforms import v2
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import create_backbone
+from dcal_lite.checkpoint import write_json
 from dcal_lite.data import Record, Split
 from dcal_lite.data.records import Files
 from dcal_lite.data.transforms import augment
@@ -411,6 +412,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def report(rows: Sequence[Row]) -> dict[str, object]:
+    """The rows with what they were measured on."""
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
+    return {"rows": list(rows), "versions": versions, "processor": platform.processor() or platform.machine()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run benches, print their table, and write the rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -424,9 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row for name in options.names or BENCHES for row in BENCHES[name]()]
     print(table(rows))
     if options.output:
-        versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-        result = {"rows": rows, "versions": versions, "processor": platform.processor() or platform.machine()}
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(options.output, report(rows))
 
 
 if __name__ == "__main__":
