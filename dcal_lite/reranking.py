@@ -118,7 +118,10 @@ def _reciprocal(nearest: np.ndarray) -> csr_array:
 
 
 def _expanded(reciprocal: csr_array, half: csr_array) -> csr_array:
-    """R*(p, k1): with the half-size sets of those neighbours that share more than 2/3 of them; not 0 where a member."""
+    """R*(p, k1): with the half-size sets of those neighbours that share more than 2/3 of them.
+
+    Not 0 where a member.
+    """
     overlap = reciprocal.multiply(reciprocal @ half.T).tocsr()
     overlap.data[3 * overlap.data <= 2 * np.diff(half.indptr)[overlap.indices]] = 0
     overlap.eliminate_zeros()

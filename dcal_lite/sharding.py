@@ -21,8 +21,8 @@ def share(pieces: Sequence[T]) -> Sequence[T]:
     """This process's run of the pieces: of equal lengths up to one, in the order of ranks."""
     if not is_sharded():
         return pieces
-    first, last = (len(pieces) * rank // dist.get_world_size() for rank in (dist.get_rank(), dist.get_rank() + 1))
-    return pieces[first:last]
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    return pieces[len(pieces) * rank // processes : len(pieces) * (rank + 1) // processes]
 
 
 def gather(parts: list[T]) -> list[T]:
