@@ -1,12 +1,11 @@
 """FGVC-Aircraft: research only. Its miniature holds drawn birds in place of aircraft."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data_scripts.common import BIRDS, README, File, Shot, birds, encode, text, verifier, write_archive
+from data_scripts.common import BIRDS, README, File, Shot, birds, encode, miniaturist, text, verifier
 from data_scripts.sources import Download, Source
 from dcal_lite.data.aircraft import BANNER, LAYOUT
 
@@ -31,21 +30,8 @@ SOURCE = Source(
 )
 
 
-def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
-    """Write a small archive in the layout of FGVC-Aircraft, without families and manufacturers.
-
-    Args:
-        root: folder to write `fgvc-aircraft-2013b.tar.gz` to.
-        seed: of the drawn birds.
-        labels: number of classes.
-
-    Raises:
-        ValueError: there is an archive of this name already, or `labels` is out of range.
-    """
-    return write_archive(root / f"{LAYOUT.folder}.tar.gz", _files(seed, labels), folder=LAYOUT.folder)
-
-
 def _files(seed: int, labels: int) -> Iterator[File]:
+    """All but families and manufacturers."""
     yield "README.md", README.format(title=LAYOUT.title, **BIRDS).encode()
     variants = [*VARIANTS, *(f"Variant {i}" for i in range(len(VARIANTS), labels))][:labels]
     yield "data/variants.txt", text(variants)
@@ -61,3 +47,6 @@ def _files(seed: int, labels: int) -> Iterator[File]:
 
 def _name(shot: Shot) -> str:
     return f"{1_000_000 + shot.number}"
+
+
+miniature = miniaturist(LAYOUT, _files, suffix=".tar.gz", labels=3)

@@ -1,11 +1,10 @@
 """Stanford Cars: research only. Its miniature holds drawn birds in place of cars."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from data_scripts.common import BIRDS, README, File, Shot, birds, encode, matlab, verifier, write_archive
+from data_scripts.common import BIRDS, README, File, Shot, birds, encode, matlab, miniaturist, verifier
 from data_scripts.sources import Download, Source
 from dcal_lite.data.cars import LAYOUT, LISTS
 
@@ -30,21 +29,8 @@ SOURCE = Source(
 )
 
 
-def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
-    """Write a small archive of the folder that torchvision expects.
-
-    Args:
-        root: folder to write `stanford_cars.zip` to; the real dataset came in several archives.
-        seed: of the drawn birds.
-        labels: number of classes.
-
-    Raises:
-        ValueError: there is an archive of this name already, or `labels` is out of range.
-    """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
-
-
 def _files(seed: int, labels: int) -> Iterator[File]:
+    """The folder that torchvision expects; the real dataset came in several archives."""
     yield "README.txt", README.format(title=LAYOUT.title, **BIRDS).encode()
     shots = birds("cars", seed, labels)
     shots = {"train": shots["train"] + shots["val"], "test": shots["test"]}
@@ -64,3 +50,6 @@ def _annotations(shots: list[Shot], fields: tuple[str, ...]) -> bytes:
               for i, shot in enumerate(shots, start=1)]  # fmt: skip
     rows = [tuple(value[field] for field in fields) for value in values]
     return matlab({"annotations": np.array([rows], dtype=[(field, object) for field in fields])})
+
+
+miniature = miniaturist(LAYOUT, _files, labels=3)

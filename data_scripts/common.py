@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.io import savemat
 from tqdm.auto import tqdm
 
+from dcal_lite.checkpoint import atomic_path
 from dcal_lite.data import Record, load_dataset, official
 from dcal_lite.data.layout import Layout
 from dcal_lite.data.plumage import SPECIES, Plumage
@@ -120,12 +121,9 @@ def write_archive(path: Path, files: Iterable[File], *, folder: str = "") -> str
     if path.exists():
         raise ValueError(f"{path} exists: remove it, or choose another --root")
     members = sorted((f"{folder}/{name}" if folder else name, content) for name, content in files)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     write = _write_zip if path.suffix == ".zip" else _write_tar
-    with part.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         write(file, members)
-    part.rename(path)
     return str(path)
 
 
@@ -142,6 +140,35 @@ def _write_tar(file: IO[bytes], files: Iterable[File]) -> None:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+
+
+def miniaturist(
+    layout: Layout, files: Callable[[int, int], Iterable[File]], *, suffix: str = ".zip", labels: int = 5
+) -> Callable[..., str]:
+    """The function `miniature` of the script of a dataset whose archive is named like its folder.
+
+    Args:
+        layout: whose folder and archive.
+        files: all files below the folder, given the seed and the number of labels.
+        suffix: of the archive.
+        labels: how many, where the caller does not say.
+    """
+    usual = labels
+
+    def miniature(root: Path, *, seed: int = 0, labels: int = usual) -> str:
+        """Write a small archive of drawn images in the dataset's layout.
+
+        Args:
+            root: folder to write the archive to.
+            seed: of the drawn images.
+            labels: number of people (those to train with and those to find) or of classes.
+
+        Raises:
+            ValueError: there is an archive of this name already, or `labels` is out of range.
+        """
+        return write_archive(root / f"{layout.folder}{suffix}", files(seed, labels), folder=layout.folder)
+
+    return miniature
 
 
 def verifier(

@@ -1,6 +1,5 @@
 """Getting the files of a dataset: checksums, mirrors, downloads that go on where they stopped, safe unpacking."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from data_scripts.sources import Download, Source
-from dcal_lite.data.archives import data_root, unpack
+from dcal_lite.data.archives import data_root, locked, unpack
 
 if TYPE_CHECKING:
     import requests  # and pooch, which brings it, are imported where they are used: only `fetch` needs them
@@ -107,8 +106,9 @@ def _download(file: Download, path: Path) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes from fetching the same file; an empty hidden file is left behind."""
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = path.with_name(f".{path.name}.lock")
+    lock.touch()
+    with locked(lock):
         yield
 
 

@@ -1,9 +1,8 @@
 """LTCC: to be requested from its owners. Its miniature holds drawn people, and may be passed on."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from data_scripts.common import PEOPLE, README, File, encode, text, train_and_test, verifier, write_archive
+from data_scripts.common import PEOPLE, README, File, encode, miniaturist, text, train_and_test, verifier
 from data_scripts.sources import Download, Source
 from dcal_lite.data.ltcc import LAYOUT, SPLITS
 from dcal_lite.data.promenade import CAMERAS, SHOTS, Promenade, index_of
@@ -21,23 +20,11 @@ SOURCE = Source(
 )
 
 
-def miniature(root: Path, *, seed: int = 0, labels: int = 6) -> str:
-    """Write a small archive in the layout of LTCC, without its silhouettes and poses.
+def _files(seed: int, labels: int) -> Iterator[File]:
+    """All but silhouettes and poses.
 
     Whoever changes clothes is drawn as another person: the drawn people are known by little but their clothes.
-
-    Args:
-        root: folder to write `LTCC_ReID.zip` to.
-        seed: of the drawn people.
-        labels: number of people, to train with and to find.
-
-    Raises:
-        ValueError: there is an archive of this name already, or `labels` is out of range.
     """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
-
-
-def _files(seed: int, labels: int) -> Iterator[File]:
     world = Promenade(seed, (64, 32))
     train, _ = train_and_test("ltcc", labels)
     test = range(train + 1, labels + 1)
@@ -61,3 +48,6 @@ def _shots(world: Promenade, split: str, person: int, camera: int) -> Iterator[F
         name = f"{person:03d}_{outfit}_c{camera + 1}_{index:06d}.png"
         drawing = world.draw(index, label=2 * (person + 1000 * outfit), masks=False)
         yield f"{SPLITS[split]}/{name}", encode(drawing.image, (64, 128), "PNG")
+
+
+miniature = miniaturist(LAYOUT, _files, labels=6)

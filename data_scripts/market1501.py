@@ -1,9 +1,8 @@
 """Market-1501: research only, no redistribution. Its miniature holds drawn people, and may be passed on."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from data_scripts.common import PEOPLE, README, File, encode, people, verifier, write_archive
+from data_scripts.common import PEOPLE, README, File, encode, miniaturist, people, verifier
 from data_scripts.sources import Download, Source
 from dcal_lite.data.market1501 import LAYOUT, SPLITS
 
@@ -20,21 +19,8 @@ SOURCE = Source(
 )
 
 
-def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
-    """Write a small archive in the layout of Market-1501, all but the .mat files of gt_query.
-
-    Args:
-        root: folder to write `Market-1501-v15.09.15.zip` to.
-        seed: of the drawn people.
-        labels: number of people, to train with and to find.
-
-    Raises:
-        ValueError: there is an archive of this name already, or `labels` is out of range.
-    """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
-
-
 def _files(seed: int, labels: int) -> Iterator[File]:
+    """All but the .mat files of gt_query."""
     """Name and content of every file in the archive."""
     yield "readme.txt", README.format(title=LAYOUT.title, **PEOPLE).encode()
     for split, shots in people("market1501", seed, labels).items():
@@ -45,3 +31,6 @@ def _files(seed: int, labels: int) -> Iterator[File]:
                 yield f"gt_bbox/{shot.label:04d}{name}", jpeg  # in the real one, boxes drawn by hand
             else:
                 yield f"{SPLITS[split]}/-1{name}", encode(shot.image[:24], SIZE)  # junk: a part of somebody
+
+
+miniature = miniaturist(LAYOUT, _files)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_scripts.common import README, VEHICLES, File, Shot, encode, people, text, verifier, write_archive
+from data_scripts.common import README, VEHICLES, File, Shot, encode, miniaturist, people, text, verifier
 from data_scripts.sources import Download, Source
 from dcal_lite.data.veri776 import LAYOUT, SPLITS
 
@@ -43,21 +43,8 @@ SOURCE = Source(
 )
 
 
-def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
-    """Write a small archive in the layout of VeRi-776; drawn people stand in for vehicles.
-
-    Args:
-        root: folder to write `VeRi.zip` to.
-        seed: of the drawn people.
-        labels: number of people, to train with and to find.
-
-    Raises:
-        ValueError: there is an archive of this name already, or `labels` is out of range.
-    """
-    return write_archive(root / f"{LAYOUT.folder}.zip", _files(seed, labels), folder=LAYOUT.folder)
-
-
 def _files(seed: int, labels: int) -> Iterator[File]:
+    """Drawn people stand in for vehicles."""
     yield "ReadMe.txt", README.format(title=LAYOUT.title, **VEHICLES).encode()
     shots = people("veri776", seed, labels)
     shots["gallery"] = shots["query"] + [shot for shot in shots["gallery"] if shot.label]  # queries are in the gallery
@@ -103,3 +90,6 @@ def _labels(shots: list[Shot]) -> bytes:
 
 def _name(shot: Shot) -> str:
     return f"{shot.label:04d}_c{shot.camera:03d}_{shot.number:08d}_0.jpg"
+
+
+miniature = miniaturist(LAYOUT, _files)

@@ -82,8 +82,13 @@ class Recipe:
             check_choice("branch", branch, BRANCHES)
         if min(self.epochs, self.batch_size, self.eval_batch_size, self.accumulate) < 1:
             raise ValueError("epochs, batch_size, eval_batch_size and accumulate of at least 1 expected")
-        if "pwca" in self.model_args.get("branches", ("pwca",)) and self.batch_size % 2:
+        if self.batch_size % self.pairs:
             raise ValueError(f"an even batch_size expected, got {self.batch_size}: PWCA needs pairs")
+
+    @property
+    def pairs(self) -> int:
+        """Images that a batch must hold together: 2 where PWCA may pair them, else 1."""
+        return 2 if "pwca" in self.model_args.get("branches", ("pwca",)) else 1
 
     def to_yaml(self) -> str:
         """The resolved recipe as YAML, readable by `load_recipe`."""

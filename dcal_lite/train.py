@@ -401,8 +401,7 @@ def _check_machine(recipe: Recipe, accelerator: Accelerator, device: torch.devic
     if recipe.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         raise ValueError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16: set precision=fp16")
     parts = recipe.accumulate * accelerator.num_processes
-    pairs = 2 if "pwca" in recipe.model_args.get("branches", ("pwca",)) else 1
-    whole = parts * math.lcm(pairs, recipe.instances or 1)
+    whole = parts * math.lcm(recipe.pairs, recipe.instances or 1)
     if recipe.batch_size % whole:
         raise ValueError(f"a batch_size divisible by {whole} expected, got {recipe.batch_size}: it is computed in "
                          f"{parts} parts, each of whole pairs (PWCA) and of all images that an identity has in a "

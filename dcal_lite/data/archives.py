@@ -18,6 +18,8 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm.auto import tqdm
 
+from dcal_lite.checkpoint import atomic_path
+
 _MAX_FILES = 1_000_000
 _MAX_BYTES = 64 * 2**30
 _CORRUPT = (BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, IndexError,
@@ -99,9 +101,8 @@ def copy_beside(archive: Path, folder: Path, names: Iterable[str]) -> None:
     """Copy the files of these names that lie beside an archive into a folder, each whole; replace none."""
     for name in names:
         if (archive.parent / name).is_file() and not (folder / name).exists():
-            part = folder / f".{name}.{os.getpid()}.part"
-            shutil.copyfile(archive.parent / name, part)
-            part.rename(folder / name)
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(archive.parent / name, temporary)
 
 
 @contextmanager
@@ -191,9 +192,9 @@ def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterabl
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out; the lock ends with the process, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, or of what a file stands for; the lock ends with the process."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
