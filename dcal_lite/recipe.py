@@ -1,7 +1,8 @@
 """Recipes: every number that a run depends on, in one frozen object that is saved with the result.
 
-`recipes/NAME.yaml` holds a paper's settings, each with its source, and presets that change some of them.
-A recipe is resolved in three steps: the file's settings, the preset's, the caller's overrides. Unknown keys fail.
+`recipes/NAME.yaml` holds a paper's settings, each with its source, what some datasets and models change in them, and
+presets. A recipe is resolved in steps, later ones win: the settings, the dataset's and the model's changes, the
+preset, the caller's overrides. Unknown keys fail.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import yaml
 from dcal_lite.errors import check_choice, unknown
 
 BRANCHES = ("sa", "glca", "pwca", "global", "local")  # of all models
+LAYERS = ("dataset", "model")  # keys whose values may bring settings of their own
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,8 +116,10 @@ class Recipe:
 
     def command(self) -> str:
         """The command line that runs this recipe (the data's and the weights' places excluded)."""
-        start = load_recipe(self.name, preset=self.preset)
-        words = [f"{key}={_flow(value)}" for key, value in _changes(start, self).items()]
+        own = load_recipe(self.name, preset=self.preset)
+        chosen = {kind: getattr(self, kind) for kind in LAYERS if getattr(self, kind) != getattr(own, kind)}
+        changes = chosen | _changes(load_recipe(self.name, preset=self.preset, **chosen), self)
+        words = [f"{key}={_flow(value)}" for key, value in changes.items()]
         return " ".join(["python -m dcal_lite train", self.name, f"preset={self.preset}", *words])
 
 
@@ -142,8 +146,10 @@ def load_recipe(name_or_path: str | Path, *, preset: str | None = None, **overri
     presets = content["presets"]
     preset = preset or "paper"
     check_choice(f"preset of {content['name']}", preset, presets)
-    recipe = _build({"name": content["name"], "preset": preset, **content["settings"]}, presets[preset])
-    return _override(recipe, overrides)
+    settings = {"name": content["name"], "preset": preset, **content["settings"]}
+    chosen = settings | presets[preset] | overrides
+    layers = [content.get(f"{kind}s", {}).get(chosen[kind], {}) for kind in LAYERS]
+    return _override(_build(settings, *layers, presets[preset]), overrides)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
