@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Import `dl.plot` when it is first used: training needs neither matplotlib nor seaborn, and they take seconds."""
-    if name == "plot":
-        return importlib.import_module("dcal_lite.plot")
+    """Import what draws when it is first used: training needs neither matplotlib nor seaborn, and they take seconds."""
+    if name in ("plot", "explorers"):
+        return importlib.import_module(f"dcal_lite.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ LAYERS = [
     {"attention", "metrics", "localisation", "recipe", "results", "data"},
     {"attention_rollout", "reranking", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},
-    {"models", "saliency"},
+    {"models", "saliency", "explorers"},
     {"evaluation", "costs"},
     {"train"},
     {"zoo", "__main__"},

@@ -1,0 +1,139 @@
+// Shared by all explorers. Python puts it before each module, so that one text needs no import.
+
+const STYLE = `
+.explorer { margin: 0.5rem 0; color: inherit; font-size: 0.95rem; line-height: 1.4 }
+.explorer .panels { display: flex; gap: 0.4rem 1.2rem; align-items: flex-end }
+.explorer .panel { margin: 0; flex: 1 1 0; max-width: 14rem }
+.explorer .panel figcaption { font-weight: 600; margin: 0 }
+.explorer svg { display: block; touch-action: manipulation; width: 100% }
+.explorer svg text { font: 600 5px sans-serif; fill: #fff; pointer-events: none }
+.explorer image { image-rendering: pixelated }
+.explorer [role=radio] { cursor: pointer; outline: none }
+.explorer [role=radio]:focus-visible { stroke: #f0e442; stroke-width: 1.6 }
+.explorer .controls { display: flex; flex-wrap: wrap; gap: 0.3rem 1.2rem; margin: 0.5rem 0 }
+.explorer label { display: inline-flex; align-items: center; gap: 0.4rem; min-height: 2rem }
+.explorer input[type=range] { width: 9rem; accent-color: #0072b2 }
+.explorer select, .explorer button { font: inherit; color: inherit; background: transparent; padding: 0.15rem 0.5rem;
+  border: 1px solid currentcolor; border-radius: 4px; min-height: 2rem }
+.explorer select option { color: #000; background: #fff }
+.explorer output { font-variant-numeric: tabular-nums; min-width: 3ch; display: inline-block }
+.explorer .says { margin: 0.4rem 0 0; min-height: 2.8em; max-width: 38rem }`;
+
+const SVG = new Set(["svg", "rect", "image", "text", "line", "path", "circle", "g", "polyline", "title"]);
+
+// An HTML or SVG element with attributes (functions are listeners) and children.
+function make(tag, attributes = {}, ...children) {
+  const node = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  set(node, attributes);
+  node.append(...children);
+  return node;
+}
+
+function set(node, attributes) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(key, value);
+    else node.setAttribute(key, value);
+  }
+}
+
+// Numbers in [0, 1] from fixed point, 16 bits each, little-endian, in base 64.
+function decode(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return Float64Array.from(new Uint16Array(bytes.buffer), (value) => value / 65535);
+}
+
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+
+// A labelled slider with its value; `show` writes the value.
+function slider(label, { min, max, step = 1, value, show = String }, changed) {
+  const output = make("output", {}, show(value));
+  const input = make("input", { type: "range", min, max, step, value, input: () => {
+    output.value = show(+input.value);
+    changed(+input.value);
+  } });
+  return make("label", {}, label, input, output);
+}
+
+// A labelled choice among [value, text] pairs.
+function choice(label, options, value, changed) {
+  const select = make("select", { change: () => changed(select.value) },
+    ...options.map(([key, text]) => make("option", { value: key }, text)));
+  select.value = value;
+  return make("label", {}, label, select);
+}
+
+// An image under a grid of tokens. With `picked`, tokens are chosen by mouse, touch or arrow keys, and token 0, the
+// class token, lies in a strip above. `paint` colours each patch by its share of the largest value.
+function tokenGrid({ href, rows, columns, picked, label }) {
+  const cell = 10, strip = picked ? 9 : 0, total = rows * columns + 1;
+  const place = (i) => i === 0 ? { x: 0, y: 0, width: columns * cell, height: strip - 1 }
+    : { x: (i - 1) % columns * cell, y: strip + Math.floor((i - 1) / columns) * cell, width: cell, height: cell };
+  const svg = make("svg", { viewBox: `-1 -1 ${columns * cell + 2} ${rows * cell + strip + 2}`,
+    role: picked ? "radiogroup" : "img", "aria-label": label ?? "" });
+  const image = make("image", { href, x: 0, y: strip, width: columns * cell, height: rows * cell,
+    preserveAspectRatio: "none" });
+  svg.append(image);
+  const cells = [];
+  let current = 0;
+  for (let i = picked ? 0 : 1; i < total; i++) {
+    const rect = make("rect", { ...place(i), fill: i ? "transparent" : "#555", "fill-opacity": 1 });
+    if (picked) {
+      set(rect, { role: "radio", "aria-label": nameOf(i, columns), "data-token": i });
+      rect.addEventListener("click", () => choose(i));
+      rect.addEventListener("pointerover", (event) => event.pointerType === "mouse" && choose(i));
+    }
+    cells[i] = rect;
+    svg.append(rect);
+  }
+  const name = make("text", { x: columns * cell / 2, y: 6, "text-anchor": "middle" }, picked ? "class token" : "");
+  svg.append(name);
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (!picked || step === undefined) return;
+    event.preventDefault();
+    const next = current === 0 ? (step > 0 ? 1 : 0) : current + step;
+    choose(next < 1 ? 0 : Math.min(next, total - 1));
+    cells[current].focus();
+  });
+  function mark(i) {
+    set(cells[current], { "aria-checked": false, stroke: "none", tabindex: -1 });
+    current = i;
+    set(cells[i], { "aria-checked": true, stroke: "#0072b2", "stroke-width": 1.6, tabindex: 0 });
+    svg.insertBefore(cells[i], name); // its frame lies above its neighbours'
+  }
+  function choose(i) {
+    mark(i);
+    picked(i);
+  }
+  if (picked) for (const i of [...cells.keys()].reverse()) mark(i); // ends at the class token
+  return {
+    node: svg,
+    show: (source) => image.setAttribute("href", source),
+    // Values of the patches, class token excluded: what is low is dimmed.
+    paint(values) {
+      const top = Math.max(...values, 1e-12);
+      values.forEach((value, i) => {
+        set(cells[i + 1], { fill: "#000", "fill-opacity": (0.85 * (1 - value / top)).toFixed(3) });
+      });
+    },
+    describe: (text) => svg.setAttribute("aria-label", text),
+  };
+}
+
+const panel = (title, node) => make("figure", { class: "panel" }, make("figcaption", {}, title), node);
+
+// What an explorer shows of a token, in words.
+function nameOf(token, columns) {
+  return token ? `the patch in row ${Math.ceil(token / columns)}, column ${(token - 1) % columns + 1}` : "the class token";
+}
+
+// Draw into `el`, now and whenever the data change (in a live notebook).
+function mount({ model, el }, draw) {
+  const redraw = () => {
+    const root = make("div", { class: "explorer" });
+    el.replaceChildren(make("style", {}, STYLE), root);
+    draw(model.get("data"), root);
+  };
+  model.on?.("change:data", redraw);
+  redraw();
+}
