@@ -79,7 +79,7 @@ function tokenGrid({ href, rows, columns, picked, label }) {
     const rect = make("rect", { ...place(i), fill: i ? "transparent" : "#555", "fill-opacity": 1 });
     if (picked) {
       set(rect, { role: "radio", "aria-label": nameOf(i, columns), "data-token": i });
-      rect.addEventListener("click", () => choose(i));
+      rect.addEventListener("click", () => choose(i).focus());
       rect.addEventListener("pointerover", (event) => event.pointerType === "mouse" && choose(i));
     }
     cells[i] = rect;
@@ -92,8 +92,7 @@ function tokenGrid({ href, rows, columns, picked, label }) {
     if (!picked || step === undefined) return;
     event.preventDefault();
     const next = current === 0 ? (step > 0 ? 1 : 0) : current + step;
-    choose(next < 1 ? 0 : Math.min(next, total - 1));
-    cells[current].focus();
+    choose(next < 1 ? 0 : Math.min(next, total - 1)).focus();
   });
   function mark(i) {
     set(cells[current], { "aria-checked": false, stroke: "none", tabindex: -1 });
@@ -104,6 +103,7 @@ function tokenGrid({ href, rows, columns, picked, label }) {
   function choose(i) {
     mark(i);
     picked(i);
+    return cells[i];
   }
   if (picked) for (const i of [...cells.keys()].reverse()) mark(i); // ends at the class token
   return {
