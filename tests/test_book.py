@@ -1,6 +1,7 @@
 """How the book's pages are written and stored. `make test` also runs every notebook, by nbval."""
 
 import ast
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import nbformat
 import pytest
 import yaml
 
+import dcal_lite as dl
 from tests.notebooks import PATHS, ROOT, code_cells, first_cell, is_compared
 from tests.offline import foreign_requests
 
@@ -140,3 +142,10 @@ def test_requests_to_other_hosts_are_found():
     assert foreign_requests(own) == []
     foreign = '<script src="https://cdn.org/a.js"></script><img src="//b.org/c.png"><link rel="stylesheet" href="http://d.org/e.css">'
     assert foreign_requests(foreign) == ["https://cdn.org/a.js", "//b.org/c.png", "http://d.org/e.css"]
+
+
+def test_the_reference_names_the_public_face():
+    page = (ROOT / "book/api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", page, re.M)
+    public = {name for name, value in vars(dl).items() if name[0] != "_" and not inspect.ismodule(value)}
+    assert sorted(named) == sorted(public)
