@@ -169,9 +169,12 @@ def pwca(
     ]
     alone = attention_maps(model, images[:1]).mean(dim=2)[:, 0].cpu()
     grid = vit.patch_embed.grid_size
-    figure = plot.show_images([pictures[0], pictures[others[0]]], ["image 1", "image 2"], columns=2, width=3)
+    figure, axes = plot.plt.subplots(1, 2, figsize=(4, 4.2), layout="constrained")
+    for i, (ax, half) in enumerate(zip(axes, maps[-1, 0, 0].chunk(2), strict=True)):
+        title = f"image {i + 1}: {half.sum():.0%}"
+        plot.show_scores(pictures[(0, others[0])[i]], half[1:], grid, ax=ax, title=title)
     data = {"layers": len(maps), "grid": list(grid), "href": to_png(pictures[0]), "alone": encode(alone)}
-    alt = "Two images side by side: the tokens of the first read from both."
+    alt = "What the class token of image 1 reads in itself and in its partner, in the last layer: bright is high."
     return Explorer("pwca", data | {"partners": shown}, figure, alt)
 
 

@@ -4,7 +4,7 @@ const STYLE = `
 .explorer { margin: 0.5rem 0; color: inherit; font-size: 0.95rem; line-height: 1.4 }
 .explorer .panels { display: flex; gap: 0.4rem 1.2rem; align-items: flex-end }
 .explorer .panel { margin: 0; flex: 1 1 0; max-width: 14rem }
-.explorer .panel figcaption { font-weight: 600; margin: 0 }
+.explorer .panel figcaption { color: inherit; font-weight: 600; margin: 0; text-align: left }
 .explorer svg { display: block; touch-action: manipulation; width: 100% }
 .explorer svg text { font: 600 5px sans-serif; fill: #fff; pointer-events: none }
 .explorer image { image-rendering: pixelated }
