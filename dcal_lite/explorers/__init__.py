@@ -120,7 +120,7 @@ def glca(model: DCAL, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] 
     maps = attention_map(*record[0]).mean(dim=1).cpu()
     shown = []
     for i, picture in enumerate(pictures):
-        classes = cls[i, 0].topk(5).indices
+        classes = cls[i, 0].topk(min(5, cls.shape[-1])).indices
         tables = {"cls": cls[i, :, classes], "pool": pool[i, :, classes]}
         tables = {readout: table.double().round(decimals=3).tolist() for readout, table in tables.items()}
         image = {"href": to_png(picture), "map": encode(maps[i]), "order": order[i].tolist()}

@@ -34,7 +34,7 @@ function render(context) {
       const start = state.token * n + 1;
       query.paint(order.map((_, i) => asks(i + 1) ? 1 : 0.3));
       reads.paint(asks(state.token) ? [...maps[state.image].slice(start, start + n - 1)] : order.map(() => 0));
-      const top = Math.max(...cls.flat(), ...pool.flat());
+      const top = Math.max(...cls.flat(), ...pool.flat(), 1e-12);
       logits.show(classes.map((name, i) => [`class ${name}`, ...[cls, pool].map((table) => {
         const value = table[state.count - 1][i];
         return [value / top, value.toFixed(2)];
