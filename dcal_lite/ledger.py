@@ -203,25 +203,27 @@ def reproduce(
     """
     overrides = dict(overrides or {})
     recipe = experiment.resolve(**overrides)
-    test = experiment.resolve(**overrides | experiment.evaluation)
-    dataset = load_dataset(test.dataset, root, **test.dataset_args)  # before hours of training: it may not be there
-    model, result = _trained(recipe, root=root, device=device, **options)
-    if experiment.evaluation:
+    if not experiment.evaluation:
+        _, result = _trained(recipe, root=root, device=device, **options)
+    else:
+        test = experiment.resolve(**overrides | experiment.evaluation)
+        dataset = load_dataset(test.dataset, root, **test.dataset_args)  # before hours of training: is all of it there?
+        model, result = _trained(recipe, root=root, device=device, **options)
         if "inference" in test.model_args:
             model.inference = test.model_args["inference"]
-        scores = evaluate(model, dataset, progress=options.get("progress", True), **test.evaluation())
-        result = result | {"scores": scores}
+        result["scores"] = evaluate(model, dataset, progress=options.get("progress", True), **test.evaluation())
     changes = {key: value for key, value in overrides.items() if key not in ("preset", "seed")}
     result |= {"row": experiment.row, "evaluation": experiment.evaluation, "changes": changes}
     name = [experiment.row, recipe.preset, *([recipe.digest] if changes else []), f"s{recipe.seed}"]
     path = Path(results) / f"{'-'.join(name)}.json"
     if PartialState().is_main_process:
         write_json(path, result)
+    PartialState().wait_for_everyone()
     return path
 
 
 def _trained(recipe: Recipe, *, device: str | torch.device | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained model and its result. A finished run keeps the device, versions and commit that it was made with."""
+    """The trained model and its result. A finished run keeps the device, versions and commit it was made with."""
     folder = run_folder(recipe)
     if (folder / "result.json").is_file():
         model = load_model(folder / "model.safetensors").to(device or PartialState().device)
