@@ -151,7 +151,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     for claim in experiment.claims:
         if claim.value is not None:
             print(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
-    cost = estimate(recipe)
+    cost = experiment.cost(**overrides)
     hours = ", ".join(f"{cost.hours(card):.2f} h on {card}" for card in ("T4", "H200"))
     print(
         f"preset {recipe.preset}: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB; {hours} a run (estimated)"

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from torch import nn
 
 from dcal_lite.checkpoint import write_json
+from dcal_lite.costs import Cost, estimate
 from dcal_lite.data import load_dataset
 from dcal_lite.errors import check_choice
 from dcal_lite.evaluation import evaluate
@@ -81,6 +82,10 @@ class Experiment:
         if not self.runnable:
             raise ValueError(f"{self.row} cannot be run: {self.note}")
         return load_recipe(self.recipe, **self.overrides | overrides)
+
+    def cost(self, **overrides: Any) -> Cost:
+        """What training costs; overrides as in `resolve`."""
+        return estimate(self.resolve(**overrides))
 
     def command(self, arguments: str = "") -> str:
         """The command line that makes a result of this row; arguments as in "preset=t4 --seeds 0 1 2"."""
