@@ -40,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
 
     shown = commands.add_parser("list", help="list recipes with their presets, models and datasets")
-    shown.add_argument(
-        "--recipes", action="store_true", help="only recipes, what they cost, and the paper's score (some seconds)"
-    )
+    shown.add_argument("--recipes", action="store_true", help="only recipes: cost and paper's score (some seconds)")
     shown.set_defaults(run=_list)
 
     train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
@@ -59,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(test)
     test.set_defaults(run=_evaluate)
 
-    again = commands.add_parser(
-        "reproduce", help="train and evaluate a row of the papers' tables, and write its result"
-    )
+    again = commands.add_parser("reproduce", help="train, evaluate and write a row of the papers' tables")
     again.add_argument("row", help="of the ledger, e.g. dcal-deit-tiny-market1501")
     again.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. preset=t4")
     again.add_argument("--seeds", type=int, nargs="+", help="one run for each (default: the recipe's own)")
@@ -152,10 +148,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         if claim.value is not None:
             print(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
     cost = experiment.cost(**overrides)
-    hours = ", ".join(f"{cost.hours(card):.2f} h on {card}" for card in ("T4", "H200"))
-    print(
-        f"preset {recipe.preset}: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB; {hours} a run (estimated)"
-    )
+    hours = " or ".join(f"{cost.hours(card):.2f} h on a {card}" for card in ("T4", "H200"))
+    print(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB, about {hours}")
     places = _training(options, recipe)
     for seed in options.seeds or [recipe.seed]:
         path = reproduce(experiment, overrides=overrides | {"seed": seed}, results=options.results, **places)

@@ -73,7 +73,7 @@ def test_tables_1_and_2_of_dcal_are_complete():
 
 
 def test_the_gains_that_the_texts_state():
-    """Zhu et al. 2022: the abstract, and section 4.3 on random and penultimate-layer selection."""
+    """Zhu et al. 2022: the abstract, and the ablation of the selection."""
     assert value("dcal-deit-tiny-msmt17", "mAP") - value("sa-deit-tiny-msmt17", "mAP") == 28
     assert value("dcal-vit-base-msmt17", "mAP") - value("sa-vit-base-msmt17", "mAP") == 24
     glca = value("sa-glca-deit-tiny-cub", "top1")
@@ -344,7 +344,7 @@ def test_the_command_line_tells_the_claims_and_takes_a_finished_run_up(miniature
         assert main(["reproduce", row, *few, *places, "--seeds", "3", "5"]) == 0
         shown = capsys.readouterr().out.splitlines()
         claims = [f"  {c.metric} {c.value} by the paper: {c.where}; seen, {c.source}" for c in LEDGER[row].claims]
-        assert shown[1:3] == claims and shown[3].startswith("preset paper: 1 iterations, ")
+        assert shown[1:3] == claims and shown[3].startswith("preset paper, a run: 1 iterations, ")
         scores.append([json.loads(line.partition(" written to ")[0]) for line in shown[4:]])
         results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{row}-paper-*.json"))]
         assert sorted(result["seed"] for result in results) == [3, 5]
