@@ -101,7 +101,7 @@ def fit(
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
         torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
-    folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
+    folder = Path(output or run_folder(recipe))
     _check_folder(folder, recipe)
     accelerator = Accelerator(log_with=tracker, project_dir=folder if tracker else None)
     device = torch.device(device or accelerator.device)
@@ -132,6 +132,11 @@ def fit(
         write_json(folder / "result.json", result)
     accelerator.wait_for_everyone()
     return Run(folder, model.eval(), arguments, result, trainer.history)
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where `fit` puts a run that is given no folder."""
+    return Path("runs") / f"{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}"
 
 
 class Objective(nn.Module):

@@ -17,6 +17,7 @@ LAYERS = [
     {"models", "saliency", "explorers"},
     {"evaluation", "costs"},
     {"train"},
+    {"ledger"},
     {"zoo", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
