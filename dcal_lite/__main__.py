@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; a caller's mistake is one line on standard error and exit status 2."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("dcal_lite").setLevel(logging.INFO)
+    logging.getLogger("dcal_lite").setLevel(logging.INFO if _is_first() else logging.WARNING)
     try:
         options.run(options)
     except (ValueError, FloatingPointError, OutOfMemoryError, OSError) as error:  # OSError: a full disk, a wrong folder
@@ -98,7 +99,8 @@ def _train(options: argparse.Namespace) -> None:
         load_dataset(recipe.dataset, options.root, archive=options.archive, **recipe.dataset_args)
     names = ("root", "weights", "output", "device", "workers", "save_minutes", "compiled", "tracker")
     run = fit(recipe, **{name: getattr(options, name) for name in names})
-    print(json.dumps(run.result["scores"]), f"written to {run.folder}")
+    if _is_first():
+        print(json.dumps(run.result["scores"]), f"written to {run.folder}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -107,6 +109,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)
     model = load_model(options.folder / "model.safetensors")
     print(json.dumps(evaluate(model, dataset, progress=True, **recipe.evaluation())))
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":

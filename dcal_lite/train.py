@@ -8,8 +8,10 @@ draws from (seed, epoch, step). So no state of a random generator need be saved,
 resumed is, on a CPU, the same run bit for bit.
 
 A batch may be computed in equal parts: one after the other (`accumulate`), or by several processes (accelerate). The
-gradient is the mean over the parts; BatchNorm, PWCA's pairs and the triplet loss see one part at a time. So two
-processes do what one does with twice as many parts, and where a model has none of these three, what one does without.
+gradient is the mean over the parts. PWCA's pairs and the triplet loss see one part at a time; BatchNorm sees the parts
+that several GPUs compute at once, and on CPUs one part, for PyTorch's SyncBatchNorm refuses them. So two GPUs do what
+one does alone, apart from pairs, triplets and stochastic depth, which are drawn or mined in parts; two CPU processes do
+what one does with twice as many parts.
 """
 
 import hashlib
@@ -103,7 +105,8 @@ def fit(
     """
     folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
     _check_folder(folder, recipe)
-    accelerator = Accelerator(log_with=tracker, project_dir=folder if tracker else None)
+    cpu = not torch.accelerator.is_available()  # told so, accelerate joins processes on CPUs, too
+    accelerator = Accelerator(cpu=cpu, log_with=tracker, project_dir=folder if tracker else None)
     device = torch.device(device or accelerator.device)
     _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
@@ -193,6 +196,7 @@ class Trainer:
         objective = Objective(recipe, model).to(device)
         self.weighting = objective.weighting
         self.optimizer = create_optimizer(recipe, model, self.weighting)
+        _share_statistics(objective, accelerator.num_processes, device)
         self.objective = accelerator.prepare_model(objective, device_placement=False)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.history: History = []
@@ -273,10 +277,10 @@ class Trainer:
         return shuffled_batches(len(targets), recipe.batch_size, seed=recipe.seed, epoch=self.epoch)
 
     def _shares(self, batch: np.ndarray) -> dict[int, np.ndarray]:
-        """This process's parts of a batch, by their numbers."""
-        count, first = self.recipe.accumulate, self.recipe.accumulate * self.accelerator.process_index
-        parts = np.split(batch, count * self.accelerator.num_processes)
-        return {i: parts[i] for i in range(first, first + count)}
+        """This process's parts of a batch, by their numbers: what processes compute at once lies side by side."""
+        processes = self.accelerator.num_processes
+        parts = np.split(batch, self.recipe.accumulate * processes)
+        return {i: parts[i] for i in range(self.accelerator.process_index, len(parts), processes)}
 
     def _try(self, *arguments: Any) -> "_Losses":
         """Take a step, and say what helps if it does not fit into the GPU's memory."""
@@ -425,6 +429,12 @@ def _create(recipe: Recipe, arguments: dict[str, Any], weights: str | Path | Non
     return model.to(memory_format=torch.channels_last)  # convolutions like it, others do not mind
 
 
+def _share_statistics(objective: Objective, processes: int, device: torch.device) -> None:
+    """Let every BatchNorm see the images of all processes, as one process alone would; in place, on GPUs only."""
+    if processes > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+
+
 def _announce(trainer: Trainer, tracker: str | GeneralTracker | None) -> None:
     """Say what the recipe means by an epoch, about which the samplers of the papers' codes disagree."""
     recipe, train = trainer.recipe, trainer.dataset["train"]
@@ -450,7 +460,8 @@ def _memory(recipe: Recipe) -> str:
         less.append("checkpoint_blocks=true (transformers)")
     if recipe.precision == "fp32":
         less.append("precision=fp16")
-    return f"the GPU's memory is too small for this recipe: use preset=t4, or add {', '.join(less)}"
+    preset = "" if recipe.preset == "t4" else "use preset=t4, or "
+    return f"the GPU's memory is too small for this recipe: {preset}add {', '.join(less)}"
 
 
 def _divergence(trainer: Trainer, step: int, report: dict[str, float]) -> str:

@@ -12,12 +12,16 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dcal_lite as dl
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
-from dcal_lite.train import branch_losses, create_optimizer, learning_rate
+from dcal_lite.train import Objective, _share_statistics, branch_losses, create_optimizer, learning_rate
 
 TIMES = ("seconds", "images_per_second", "waiting")
+ROOT = str(Path(dl.__file__).parents[1])
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ROOT}
 TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_every": 1}
 
 
@@ -123,31 +127,54 @@ def whole_batches():
 
 DOUBLE = """
 import json, sys, torch
+from torch.distributed.nn.functional import all_gather
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 torch.set_num_threads(1)
 import dcal_lite as dl
 from dcal_lite import train
 from dcal_lite.data.transforms import augment
 from dcal_lite.models import create_model
+
+class Whole(_BatchNorm):  # does what SyncBatchNorm does, which refuses CPUs
+    def _check_input_dim(self, x):
+        pass
+
+    def forward(self, x):
+        return super().forward(torch.cat(all_gather(x))).split(len(x))[torch.distributed.get_rank()].clone()
+
+def share(objective, processes, device, original=train._share_statistics):
+    original(objective, processes, torch.device("cuda"))
+    for part in objective.modules():
+        if isinstance(part, SyncBatchNorm):
+            part.__class__ = Whole
+
+torch.Tensor.float = torch.Tensor.double  # also where the library asks for float32
 train.create_model = lambda **k: create_model(**k).double()
 train.augment = lambda *a, **k: augment(*a, **k).double()
 train.evaluate = lambda *a, **k: {"top1": 0.0}
+if "--as-on-gpus" in sys.argv:
+    train._share_statistics = share
 run = dl.fit(dl.load_recipe(sys.argv[1]), output=sys.argv[2], progress=False)
 """
 
 
-def in_float64(folder, recipe, processes):
+def in_float64(folder, recipe, processes, *options):
     """The history and weights of a run in float64, in a process of its own or in several."""
     folder.mkdir()
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     (folder / "script.py").write_text(DOUBLE)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
-    command = [sys.executable, *launch, str(folder / "script.py"), str(folder / "recipe.yaml"), str(folder / "run")]
-    root = str(Path(dl.__file__).parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    words = [str(folder / "script.py"), str(folder / "recipe.yaml"), str(folder / "run"), *options]
+    done = subprocess.run([sys.executable, *launch, *words], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     return rows, weights(folder / "run")
+
+
+def assert_equal_losses(rows, others):
+    for row, expected in zip(rows, others, strict=True):
+        for name in (name for name in expected if name.startswith("loss/")):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -158,12 +185,67 @@ def test_two_processes_do_what_one_does(pairs, tmp_path):
         recipe = replace(recipe, triplet=("sa",))
     one = in_float64(tmp_path / "one", replace(recipe, accumulate=2) if pairs else recipe, 1)
     two = in_float64(tmp_path / "two", recipe, 2)
-    for row, expected in zip(two[0], one[0], strict=True):
-        for name in (name for name in expected if name.startswith("loss/")):
-            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
+    assert_equal_losses(two[0], one[0])
     if not pairs:  # running statistics are those of the first process's part
         for name, value in two[1].items():
             torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
+
+
+def test_two_gpus_do_what_one_does_with_batchnorm_too(tmp_path):
+    """Losses, weights and running statistics; a batch is computed in two parts, of which each process has a half."""
+    recipe = tiny_recipe("rga-reid", epochs=1, accumulate=2, optimizer="sgd", lr=0.02)
+    one = in_float64(tmp_path / "one", recipe, 1)
+    two = in_float64(tmp_path / "two", recipe, 2, "--as-on-gpus")
+    assert_equal_losses(two[0], one[0])
+    for name, value in two[1].items():
+        torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dcal-reid", "rga-reid", "hacnn-reid"])
+def test_statistics_are_shared_on_several_gpus_only(name):
+    """The same parameters under the same names, for the optimiser and the file hold them; the same evaluation."""
+    recipe = tiny_recipe(name)
+    model = dl.create_model(recipe.model, num_classes=5, img_size=recipe.img_size, **recipe.model_args).eval()
+    objective, images = Objective(recipe, model), torch.randn(2, 3, *recipe.img_size)
+    state, embedding = model.state_dict(keep_vars=True), model(images).embedding
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    for processes, device in ((1, "cuda"), (2, "cpu"), (2, "cuda")):
+        assert not any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
+        _share_statistics(objective, processes, torch.device(device))
+    found = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    assert len(found) == len(norms) > 0 and all(isinstance(part, nn.SyncBatchNorm) for part in found)
+    assert {key: id(value) for key, value in state.items()} == {
+        key: id(value) for key, value in model.state_dict(keep_vars=True).items()
+    }
+    assert torch.equal(model(images).embedding, embedding)
+
+
+LAUNCHED = """
+import sys
+import dcal_lite as dl
+from accelerate import notebook_launcher
+recipe, folder = dl.load_recipe(sys.argv[1]), sys.argv[3]
+notebook_launcher(lambda: dl.fit(recipe, output=folder, progress=False), num_processes=2)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("notebook", marks=pytest.mark.slow)])
+def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
+    recipe = whole_batches()
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    launch = {
+        "accelerate": "-m accelerate.commands.launch --multi_gpu --num_processes 2 -m dcal_lite train".split(),
+        "notebook": ["-c", LAUNCHED],
+    }[launcher]
+    words = [*launch, str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == (launcher == "accelerate")  # not by each of them
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text())["processes"] == 2
+    losses = [json.loads(line)["loss/total"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    alone = dl.fit(recipe, output=tmp_path / "alone", progress=False)
+    assert losses == pytest.approx([row["loss/total"] for row in alone.history], rel=1e-5)
 
 
 def test_parts_have_the_gradient_of_the_whole_batch(tmp_path):
@@ -264,7 +346,7 @@ def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
     dl.fit(recipe, output=tmp_path / "whole", progress=False)
     numbers = str(kills), str(rng.integers(2**31))
     command = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(tmp_path / "runs"), *numbers]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, env=ENVIRONMENT)
     for folder in (tmp_path / "runs").iterdir():
         assert_equal_runs(tmp_path / "whole", folder)
         assert not list(folder.rglob("*.tmp"))
@@ -292,7 +374,7 @@ def test_a_full_disk_costs_no_run(tmp_path):
     recipe = tiny_recipe(epochs=2, eval_every=0)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     command = [sys.executable, "-c", FULL, str(tmp_path / "recipe.yaml"), str(tmp_path / "full")]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 2 and "is the disk full?" in done.stderr.splitlines()[-1]
     assert [path.name for path in (tmp_path / "full" / "last").iterdir()] == ["epoch-0001-step-000000.pt"]
     for folder in ("whole", "full"):
