@@ -47,7 +47,14 @@ def test_every_field_is_read_by_the_engine():
 
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"seed": 7}, {"dataset": "veri776"}, {"model_args.branches": ["sa"]}, {"lr": 1e-5, "margin": 0.3, "resize": [300, 150]}, {"flip": 0}],
+    [
+        {},
+        {"seed": 7},
+        {"dataset": "veri776"},
+        {"model_args.branches": ["sa"]},
+        {"lr": 1e-5, "margin": 0.3, "resize": [300, 150]},
+        {"flip": 0},
+    ],
 )
 def test_the_command_reproduces_the_recipe(overrides):
     recipe = load_recipe("dcal-reid", preset="cpu-quick", **overrides)

