@@ -99,14 +99,13 @@ def fit(
         progress: show bars.
 
     Raises:
-        ValueError: the data or weights are unfit, or the folder holds a run of another recipe.
+        ValueError: the data or weights are unfit, the tracker is missing, or the folder holds a run of another recipe.
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
         torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
     folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
     _check_folder(folder, recipe)
-    cpu = not torch.accelerator.is_available()  # told so, accelerate joins processes on CPUs, too
-    accelerator = Accelerator(cpu=cpu, log_with=tracker, project_dir=folder if tracker else None)
+    accelerator = _create_accelerator(tracker, folder)
     device = torch.device(device or accelerator.device)
     _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
@@ -396,6 +395,14 @@ def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWei
 
 
 # ----------------------------------------------------------------------------------------------------- small things
+
+
+def _create_accelerator(tracker: str | GeneralTracker | None, folder: Path) -> Accelerator:
+    cpu = not torch.accelerator.is_available()  # told so, accelerate joins processes on CPUs, too
+    accelerator = Accelerator(cpu=cpu, log_with=tracker, project_dir=folder if tracker else None)
+    if tracker and not accelerator.log_with:
+        raise ValueError(f"the package of the tracker {tracker!r} is missing: install it, or leave the tracker out")
+    return accelerator
 
 
 def _check_machine(recipe: Recipe, accelerator: Accelerator, device: torch.device) -> None:

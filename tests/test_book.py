@@ -156,7 +156,7 @@ def test_papermill_reads_type_and_help_of_every_parameter(path):
         ("train", {"weights": "none.safetensors"}, "weight file 'none.safetensors' not found"),
         ("evaluate", {"model": "runs/none"}, "a run's folder or one of .*promenade-dcal.* expected, got 'runs/none'"),
         ("evaluate", {"distance": "manhattan"}, "unknown distance 'manhattan'"),
-        ("ablate", {"score": "rank2"}, "unknown score 'rank2': did you mean 'rank1'"),
+        ("ablate", {"score": "rank2"}, "unknown score 'rank2': did you mean 'rank"),
         ("ablate", {"seeds": "three"}, "'seeds' takes int, got 'three'"),
         ("ablate", {"seeds": 0}, "at least one variant and one seed"),
         ("ablate", {"variants": {"SA": "model_args.branches=[sa]"}}, "'SA' takes dict"),

@@ -191,6 +191,7 @@ def test_two_processes_do_what_one_does(pairs, tmp_path):
             torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_two_gpus_do_what_one_does_with_batchnorm_too(tmp_path):
     """Losses, weights and running statistics; a batch is computed in two parts, of which each process has a half."""
     recipe = tiny_recipe("rga-reid", epochs=1, accumulate=2, optimizer="sgd", lr=0.02)
@@ -305,6 +306,16 @@ def test_a_tracker_gets_every_row(tmp_path, monkeypatch):
     assert Kept.rows == [str(tiny_recipe().lr), *((row["epoch"], row["loss/total"]) for row in run.history)]
 
 
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with (
+        pytest.warns(UserWarning, match="no supported trackers"),
+        pytest.raises(ValueError, match="the package of the tracker 'tensorboard' is missing: install it"),
+    ):
+        dl.fit(tiny_recipe(), output=tmp_path, tracker="tensorboard", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_notebook_is_told_of_every_epoch(tmp_path):
     lengths = []
     dl.fit(tiny_recipe(), output=tmp_path, on_epoch=lambda history: lengths.append(len(history)), progress=False)
@@ -340,7 +351,7 @@ while True:
 @pytest.mark.parametrize("kills", [4, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
     """kill -9 at random moments, also while a checkpoint is written: the same weights as the run nobody touched."""
-    recipe = tiny_recipe(epochs=2, eval_every=0)
+    recipe = tiny_recipe(epochs=2, eval_every=0, accumulate=2)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     dl.fit(recipe, output=tmp_path / "whole", progress=False)
     numbers = str(kills), str(rng.integers(2**31))
