@@ -16,6 +16,7 @@ LAYERS = [
     {"dcal", "rga", "hacnn"},
     {"models", "saliency"},
     {"evaluation", "costs"},
+    {"optimisation"},
     {"train"},
     {"zoo", "__main__"},
 ]
