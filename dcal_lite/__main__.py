@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from torch import OutOfMemoryError
+from torch import OutOfMemoryError, cuda
 
 from dcal_lite.costs import SHARE, estimate
 from dcal_lite.data import list_datasets, load_dataset
@@ -41,28 +41,29 @@ def _parser() -> argparse.ArgumentParser:
     shown.set_defaults(run=_list)
 
     train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
-    train.add_argument("recipe", help="name of a recipe, or a YAML file")
+    train.description = "Several GPUs: accelerate launch -m dcal_lite train ..."
+    train.add_argument("recipe", help="name of a recipe, see `list`, or a YAML file")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. preset=toy seed=1")
     train.add_argument("--weights", help=".safetensors file to start from, instead of timm's download")
     train.add_argument("--output", help="the run's folder (default: runs/...)")
-    train.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     train.add_argument("--workers", type=int, help="processes that read images; 0: images stay in memory")
     train.add_argument("--save-minutes", type=float, default=10.0, help="between checkpoints (default: %(default)g)")
     train.add_argument("--compiled", action="store_true", help="compile the model with torch.compile")
     train.add_argument("--tracker", help="of accelerate's, e.g. tensorboard; must be installed")
-    _add_data(train)
+    _add_place(train)
     train.set_defaults(run=_train)
 
     test = commands.add_parser("evaluate", help="evaluate the model of a run's folder")
     test.add_argument("folder", type=Path, help="a run's folder")
     test.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. eval_flip=true rerank=true")
-    _add_data(test)
+    _add_place(test)
     test.set_defaults(run=_evaluate)
     return parser
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "DCAL_CACHE, an environment variable: folder to keep decoded images in, for the next run."
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--root", help="folder of the data (default: the environment variable DCAL_DATA, else data)")
     parser.add_argument("--archive", help="the dataset's archive, unpacked once into the root")
 
@@ -107,7 +108,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.folder / "recipe.yaml", **parse_overrides(options.overrides))
     extra = {"archive": options.archive} if options.archive else {}
     dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)
-    model = load_model(options.folder / "model.safetensors")
+    device = options.device or ("cuda" if cuda.is_available() else "cpu")
+    model = load_model(options.folder / "model.safetensors").to(device)
     print(json.dumps(evaluate(model, dataset, progress=True, **recipe.evaluation())))
 
 
