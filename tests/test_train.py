@@ -245,7 +245,7 @@ def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
     run = tmp_path / "run"
     assert json.loads((run / "result.json").read_text())["processes"] == 2
     losses = [json.loads(line)["loss/total"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    alone = dl.fit(recipe, output=tmp_path / "alone", progress=False)
+    alone = dl.fit(recipe, output=tmp_path / "alone", device="cpu", progress=False)
     assert losses == pytest.approx([row["loss/total"] for row in alone.history], rel=1e-5)
 
 
