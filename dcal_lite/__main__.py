@@ -3,12 +3,13 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch import OutOfMemoryError
+from torch import OutOfMemoryError, cuda
 
 from dcal_lite.costs import SHARE, estimate
 from dcal_lite.data import list_datasets, load_dataset
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; a caller's mistake is one line on standard error and exit status 2."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("dcal_lite").setLevel(logging.INFO)
+    logging.getLogger("dcal_lite").setLevel(logging.INFO if _is_first() else logging.WARNING)
     try:
         options.run(options)
     except (ValueError, FloatingPointError, OutOfMemoryError, OSError) as error:  # OSError: a full disk, a wrong folder
@@ -44,17 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     shown.set_defaults(run=_list)
 
     train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
-    train.add_argument("recipe", help="name of a recipe, or a YAML file")
+    train.description = "Several GPUs: accelerate launch -m dcal_lite train ..."
+    train.add_argument("recipe", help="name of a recipe, see `list`, or a YAML file")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. preset=toy seed=1")
     train.add_argument("--output", help="the run's folder (default: runs/...)")
     _add_training(train)
-    _add_data(train)
+    _add_place(train)
     train.set_defaults(run=_train)
 
     test = commands.add_parser("evaluate", help="evaluate the model of a run's folder")
     test.add_argument("folder", type=Path, help="a run's folder")
     test.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. eval_flip=true rerank=true")
-    _add_data(test)
+    _add_place(test)
     test.set_defaults(run=_evaluate)
 
     again = commands.add_parser("reproduce", help="train, evaluate and write a row of the papers' tables")
@@ -64,22 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--claims", default=CLAIMS, help="the ledger (default: %(default)s)")
     again.add_argument("--results", default=RESULTS, help="folder for results (default: %(default)s)")
     _add_training(again)
-    _add_data(again)
+    _add_place(again)
     again.set_defaults(run=_reproduce)
     return parser
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help=".safetensors file to start from, instead of timm's download")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--workers", type=int, help="processes that read images; 0: images stay in memory")
     parser.add_argument("--save-minutes", type=float, default=10.0, help="between checkpoints (default: %(default)g)")
     parser.add_argument("--compiled", action="store_true", help="compile the model with torch.compile")
     parser.add_argument("--tracker", help="of accelerate's, e.g. tensorboard; must be installed")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "DCAL_CACHE, an environment variable: folder to keep decoded images in, for the next run."
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
     parser.add_argument("--root", help="folder of the data (default: the environment variable DCAL_DATA, else data)")
     parser.add_argument("--archive", help="the dataset's archive, unpacked once into the root")
 
@@ -127,7 +129,7 @@ def _train(options: argparse.Namespace) -> None:
 
     recipe = load_recipe(options.recipe, **parse_overrides(options.overrides))
     run = fit(recipe, output=options.output, **_training(options, recipe))
-    print(json.dumps(run.result["scores"]), f"written to {run.folder}")
+    _say(json.dumps(run.result["scores"]), f"written to {run.folder}")
 
 
 def _training(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
@@ -143,25 +145,36 @@ def _reproduce(options: argparse.Namespace) -> None:
     check_choice("row", options.row, ledger)
     experiment, overrides = ledger[options.row], parse_overrides(options.overrides)
     recipe = experiment.resolve(**overrides)
-    print(f"{experiment.row}: {experiment.method}, {experiment.backbone}, {experiment.dataset}, {experiment.protocol}")
+    _say(f"{experiment.row}: {experiment.method}, {experiment.backbone}, {experiment.dataset}, {experiment.protocol}")
     for claim in experiment.claims:
         if claim.value is not None:
-            print(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
+            _say(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
     cost = experiment.cost(**overrides)
     hours = " or ".join(f"{cost.hours(card):.2f} h on a {card}" for card in ("T4", "H200"))
-    print(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB, about {hours}")
+    _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB, about {hours}")
     places = _training(options, recipe)
     for seed in options.seeds or [recipe.seed]:
         path = reproduce(experiment, overrides=overrides | {"seed": seed}, results=options.results, **places)
-        print(json.dumps(json.loads(path.read_text(encoding="utf-8"))["scores"]), f"written to {path}")
+        _say(json.dumps(json.loads(path.read_text(encoding="utf-8"))["scores"]), f"written to {path}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     recipe = load_recipe(options.folder / "recipe.yaml", **parse_overrides(options.overrides))
     extra = {"archive": options.archive} if options.archive else {}
     dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)
-    model = load_model(options.folder / "model.safetensors")
+    device = options.device or ("cuda" if cuda.is_available() else "cpu")
+    model = load_model(options.folder / "model.safetensors").to(device)
     print(json.dumps(evaluate(model, dataset, progress=True, **recipe.evaluation())))
+
+
+def _say(*words: str) -> None:
+    if _is_first():
+        print(*words)
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ LAYERS = [
     {"dcal", "rga", "hacnn"},
     {"models", "saliency", "explorers"},
     {"evaluation", "costs"},
+    {"optimisation"},
     {"train"},
     {"ledger"},
     {"zoo", "__main__"},

@@ -43,7 +43,7 @@ def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["top1"] == pytest.approx(json.loads((tmp_path / "result.json").read_text())["scores"]["top1"])
-    assert main(["evaluate", str(tmp_path), "eval_flip=true"]) == 0
+    assert main(["evaluate", str(tmp_path), "eval_flip=true", "--device", "cpu"]) == 0
     recipe = dl.load_recipe(tmp_path / "recipe.yaml")
     data = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
     flipped = dl.evaluate(dl.load_model(tmp_path / "model.safetensors"), data, **recipe.evaluation() | {"flip": True})
