@@ -20,8 +20,10 @@ LIBRARY   := $(shell find dcal_lite $(wildcard data_scripts) -not -name '__pycac
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
 STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
 
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record serve lab bench reproduce zoo clean
+.PHONY: help setup lock book test test-all lint fmt record browser serve lab bench reproduce zoo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +84,9 @@ record: $(READY)  ## run notebooks and store the outputs that `make test` compar
 	$(PY) tests/notebooks.py
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 	$(MAKE) --no-print-directory fmt
+
+browser:  ## install Debian's Chromium, in which the interactive figures and the built pages are tested
+	command -v chromium || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends chromium; }
 
 serve: book  ## build the book and serve it at http://127.0.0.1:8000 (PORT=8000)
 	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)

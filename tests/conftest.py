@@ -1,5 +1,6 @@
 """What every test shares. The import hook comes first: it checks the shapes and types of all public signatures."""
 
+import shutil
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -15,17 +16,24 @@ from hypothesis import settings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
+CHROMIUM = shutil.which("chromium")
+
 settings.register_profile("repeatable", derandomize=True)  # `make test-all` takes hypothesis' own, random one
 settings.load_profile("repeatable")
 torch.set_num_threads(1)  # pytest-xdist keeps the other cores busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that need a GPU where there is none."""
+    """Skip the tests that need a GPU or a browser where there is none."""
+    reasons = {}
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+        reasons["gpu"] = "needs a CUDA device, and this machine has none"
+    if CHROMIUM is None:
+        reasons["browser"] = "needs Chromium: `make browser` installs Debian's"
+    for item in items:
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +43,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data in ../shared/data, and there is no such folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""The built site in a browser, without a network: `make book` first, else these tests are skipped."""
+
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+SITE = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+PHONE, DESK = (390, "dark"), (1280, "light")
+
+built = pytest.mark.skipif(not all((SITE / f"{page}.html").is_file() for page in PAGES),
+                           reason="no built book: `make book` first")  # fmt: skip
+pytestmark = [built, pytest.mark.browser]
+pages = pytest.mark.parametrize("page", PAGES)
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a page of the site from its file, in a width and a colour scheme; fail on messages and lost requests."""
+    contexts, faults = [], []
+
+    def opened(page: str, width: int, scheme: str):
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("requestfailed", lambda request: faults.append(request.url))
+        tab.goto((SITE / f"{page}.html").as_uri())
+        tab.wait_for_load_state("networkidle")
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pages
+@pytest.mark.parametrize(("width", "scheme"), [PHONE, DESK])
+def test_a_page_loads_without_a_fault_and_fits(visit, page, width, scheme):
+    tab = visit(page, width, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+
+
+@pages
+def test_a_page_has_no_serious_barrier(visit, page):
+    from axe_playwright_python.sync_playwright import Axe
+
+    for width, scheme in (PHONE, DESK):
+        found = Axe().run(visit(page, width, scheme)).response["violations"]
+        serious = {(entry["id"], node["html"][:200]) for entry in found for node in entry["nodes"]
+                   if entry["impact"] in ("serious", "critical")}  # fmt: skip
+        assert serious == set()
+
+
+@pages
+def test_links_lead_to_places_that_are_there(visit, page):
+    tab = visit(page, *DESK)
+    targets = tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    missing = []
+    for address, anchor in map(urldefrag, set(targets)):
+        if address.startswith("file:"):
+            file = Path(unquote(address.removeprefix("file://")))
+            if not file.is_file() or (anchor and file.suffix == ".html" and not _has(file, unquote(anchor))):
+                missing.append(urljoin(address, f"#{anchor}"))
+    assert missing == []
+
+
+def _has(file: Path, anchor: str) -> bool:
+    text = file.read_text(encoding="utf-8")
+    return any(f'{attribute}="{anchor}"' in text for attribute in ("id", "name"))
+
+
+def test_search_finds_a_term(visit):
+    tab = visit("search", *DESK)
+    tab.goto(f"{tab.url}?q=rollout")
+    tab.wait_for_selector("#search-results li a")
+    assert "rollout" in tab.locator("#search-results").inner_text().lower()
