@@ -4,68 +4,17 @@ A module has a function `render({model, el})`, anywidget's convention. On a page
 HTML. In a live notebook, where anywidget is installed, the same figure is a widget, and a new `data` redraws it.
 """
 
-import base64
-import io
-import itertools
-import json
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from dcal_lite import plot
 from dcal_lite.attention_rollout import cls_rollout
 from dcal_lite.backbones import attention_maps
 from dcal_lite.dcal import DCAL
-
-_NUMBERS: Iterator[int] = itertools.count(1)  # of the explorers made, for elements' names
-
-
-class Explorer:
-    """An interactive figure; the last line of a notebook's cell shows it.
-
-    Args:
-        name: of the module beside this file, without its suffix.
-        data: what the module draws, as JSON has it.
-        still: what is seen where scripts are off.
-        alt: what the still picture shows, in words.
-    """
-
-    def __init__(self, name: str, data: dict[str, Any], still: plot.Figure, alt: str):
-        folder = files("dcal_lite.explorers")
-        self.module = "\n".join((folder / f"{part}.js").read_text("utf-8") for part in ("common", name))
-        self.data, self.alt, self.still = data, alt, _picture(still)
-        self.name = f"explorer-{name}-{next(_NUMBERS)}"
-
-    def to_html(self) -> str:
-        """The figure as HTML that stands for itself."""
-        data = json.dumps(self.data, separators=(",", ":")).replace("</", "<\\/")
-        return (f'<div id="{self.name}" class="explorer-place"></div>\n'
-                f'<noscript><img alt="{self.alt}" src="{self.still}"></noscript>\n'
-                f'<script type="module">\n{self.module}\nconst data = {data};\n'
-                f'render({{ model: {{ get: () => data }}, el: document.getElementById("{self.name}") }});\n'
-                "</script>")  # fmt: skip
-
-    def widget(self):
-        """The figure as an anywidget, or None where anywidget is not installed."""
-        try:
-            from anywidget import AnyWidget
-        except ImportError:
-            return None
-        from traitlets import Dict
-
-        traits = {"_esm": self.module, "data": Dict(self.data).tag(sync=True)}
-        return type("ExplorerWidget", (AnyWidget,), traits)()
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        widget = self.widget()
-        bundle, metadata = widget._repr_mimebundle_() if widget else ({}, {})
-        return bundle | {"text/html": self.to_html(), "text/plain": self.alt}, metadata
+from dcal_lite.explorers.figure import Explorer, encode, to_png
 
 
 def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] | Tensor) -> Explorer:
@@ -86,26 +35,3 @@ def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequen
     still = plot.show_scores(pictures[0], cls_rollout(maps[:, :1])[0, 1:], grid, title="rollout of the class token")
     data = {"layers": layers, "heads": heads, "grid": list(grid), "images": shown}
     return Explorer("rollout", data, still.figure, "Rollout of the class token, laid over the image: bright is high.")
-
-
-def encode(values: Float[Tensor, "..."]) -> str:
-    """Values in [0, 1] in fixed point, 16 bits each, in base 64; they are right to 1/131070."""
-    return base64.b64encode((values.double() * 65535).round().numpy().astype("<u2").tobytes()).decode()
-
-
-def to_png(picture: Any) -> str:
-    """An image as the address of its own data."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(plot.as_array(picture))).save(file, "png", optimize=True)
-    return _address(file)
-
-
-def _picture(figure: plot.Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
-    plot.plt.close(figure)
-    return _address(file)
-
-
-def _address(file: io.BytesIO) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
