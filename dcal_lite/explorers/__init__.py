@@ -14,6 +14,7 @@ from dcal_lite import plot
 from dcal_lite.attention_rollout import cls_rollout
 from dcal_lite.backbones import attention_maps
 from dcal_lite.dcal import DCAL
+from dcal_lite.explorers.convolution import hacnn, rga
 from dcal_lite.explorers.figure import Explorer, encode, to_png
 
 

@@ -65,6 +65,11 @@ def encode(values: Float[Tensor, "..."]) -> str:
     return base64.b64encode((values.double() * 65535).round().numpy().astype("<u2").tobytes()).decode()
 
 
+def encode_floats(values: Float[Tensor, "..."]) -> str:
+    """Values of any size in single precision, in base 64."""
+    return base64.b64encode(values.float().numpy().astype("<f4").tobytes()).decode()
+
+
 def to_png(picture: Any) -> str:
     """An image as the address of its own data."""
     file = io.BytesIO()
