@@ -16,6 +16,7 @@ from dcal_lite.backbones import attention_maps
 from dcal_lite.dcal import DCAL
 from dcal_lite.explorers.convolution import hacnn, rga
 from dcal_lite.explorers.figure import Explorer, encode, to_png
+from dcal_lite.explorers.lists import ranking
 
 
 def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] | Tensor) -> Explorer:

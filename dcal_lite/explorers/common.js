@@ -17,9 +17,18 @@ const STYLE = `
   border: 1px solid currentcolor; border-radius: 4px; min-height: 2rem }
 .explorer select option { color: #000; background: #fff }
 .explorer output { font-variant-numeric: tabular-nums; min-width: 3ch; display: inline-block }
+.explorer .ranked { display: flex; gap: 0.2rem }
+.explorer .ranked figure { flex: 1 1 0; margin: 0; max-width: 3.2rem; min-width: 0; text-align: center }
+.explorer .ranked img { border: 3px solid transparent; box-sizing: border-box; display: block; image-rendering: pixelated;
+  width: 100% }
+.explorer .ranked .match img { border-color: #d55e00 }
+.explorer .ranked .out img { opacity: 0.35 }
+.explorer .ranked [aria-checked=true] { outline: 3px solid #0072b2 }
+.explorer .ranked [role=radio]:focus-visible { outline-color: #f0e442 }
+.explorer .plot text { fill: currentcolor; font-size: 8px; font-weight: 400 }
 .explorer .dragged { cursor: grab; touch-action: none }
 .explorer .crops { display: grid; gap: 0.2rem; max-width: 8rem }
-.explorer canvas { box-sizing: border-box; image-rendering: pixelated; width: 100% }
+.explorer canvas { box-shadow: 0 0 0 1px; box-sizing: border-box; image-rendering: pixelated; width: 100% }
 .explorer table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums }
 .explorer th, .explorer td { text-align: right; padding: 0.1rem 0.6rem }
 .explorer p { margin: 0.4rem 0; max-width: 38rem }
@@ -65,6 +74,13 @@ function slider(label, { min, max, step = 1, value, show = String }, changed) {
   } });
   const put = (value) => { input.value = value; output.value = show(value); };
   return Object.assign(make("label", {}, label, input, output), { put });
+}
+
+// A labelled box to tick.
+function tick(label, checked, changed) {
+  const input = make("input", { type: "checkbox", change: () => changed(input.checked) });
+  input.checked = checked;
+  return make("label", {}, input, label);
 }
 
 // A labelled choice among [value, text] pairs. `put` makes it from outside.

@@ -42,7 +42,7 @@ def rga(
         for picture, a, t, p in zip(pictures, weights, theta, phi, strict=True)
     ]
     weight = encode_floats(gate.relate.weight.detach())
-    still = plot.show_scores(pictures[0], weights[0], attention.size, title=f"spatial gates of stage {stage}")
+    still = plot.show_scores(pictures[0], weights[0, 0], attention.size, title=f"spatial gates of stage {stage}")
     data = {"stage": stage, "grid": list(attention.size), "weight": weight, "images": shown}
     return Explorer("rga", data, still.figure, "Gates of all positions, laid over the image: bright is high.")
 
@@ -100,7 +100,7 @@ def hacnn(
     first = torch.as_tensor(plot.as_array(pictures[0])).permute(2, 0, 1)
     size = (first.shape[1] // model.regions, first.shape[2])
     crops = crop_regions(first[None].float(), centres[0, :1], (1, 1 / model.regions), size)[0].round().byte()
-    still = plot.show_images(crops, [f"region {t + 1}" for t in range(model.regions)], width=6)
+    still = plot.show_images([*crops], [f"region {t + 1}" for t in range(model.regions)], width=6.0)
     alt = "The regions that the network cuts out of an image on its first level, side by side."
     return Explorer("hacnn", data | {"levels": levels, "images": shown}, still, alt)
 

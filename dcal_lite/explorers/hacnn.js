@@ -84,15 +84,15 @@ function render(context) {
         for (const rect of frames[t]) set(rect, { x: x * width / 2, y: (y + 1 - 1 / regions) * height / 2 });
         cut(crops[t], [x, y]);
       });
-      const t = state.region, [x, y] = state.centres[t], [u, v] = placed()[t];
+      const t = state.region, level = levels[state.level], [x, y] = state.centres[t], [u, v] = placed()[t];
       which.put(t);
       across.put(x);
       down.put(y);
       const inside = (1 - Math.abs(x) / 2) * Math.min(1, (1 - Math.abs(y)) * regions / 2 + 0.5);
       const away = Math.hypot((x - u) * width / 2, (y - v) * height / 2);
       says.textContent = `Region ${t + 1} has its centre at (${signed(x)}, ${signed(y)}), ${away.toFixed(1)} pixels from ` +
-        `where the network puts it. ${percent(1 - inside)} of it is outside of the image and read as 0. On level ` +
-        `${state.level + 1} it is cut out of ${levels[state.level].map.join(" × ")} as ${levels[state.level].crop.join(" × ")}.`;
+        `where the network puts it. ${percent(1 - inside)} of it is outside of the image and read as 0. Level ` +
+        `${state.level + 1} takes ${level.crop.join(" × ")} samples of a map of ${level.map.join(" × ")}.`;
     }
 
     function reset(change = {}) {
@@ -127,7 +127,7 @@ function render(context) {
         choice("level", levels.map((_, l) => [l, l + 1]), 0, (level) => reset({ level: +level })),
         which, across, down, make("button", { type: "button", click: () => reset() }, "as the network has it"),
         ...(moments > 1 ? [training, make("button", { type: "button", click: play }, "play training")] : [])),
-      make("div", { class: "panels" }, panel("regions", svg),
+      make("div", { class: "panels", style: "align-items: flex-start" }, panel("regions", svg),
         panel("what is cut out", make("div", { class: "crops" }, ...crops))),
       says);
     reset();
