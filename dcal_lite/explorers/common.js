@@ -18,7 +18,7 @@ const STYLE = `
 .explorer select option { color: #000; background: #fff }
 .explorer output { font-variant-numeric: tabular-nums; min-width: 3ch; display: inline-block }
 .explorer .ranked { display: flex; gap: 0.2rem }
-.explorer .ranked figure { flex: 1 1 0; margin: 0; max-width: 3.2rem; min-width: 0; text-align: center }
+.explorer .ranked > * { flex: 1 1 0; max-width: 3.2rem; min-width: 0; text-align: center }
 .explorer .ranked img { border: 3px solid transparent; box-sizing: border-box; display: block; image-rendering: pixelated;
   width: 100% }
 .explorer .ranked .match img { border-color: #d55e00 }
@@ -63,6 +63,8 @@ function decodeFloats(text) {
   return Float64Array.from(new Float32Array(bytes.buffer));
 }
 
+const times = (count, value) => Array.from({ length: count }, (_, k) => value(k));
+
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 // A labelled slider with its value; `show` writes the value. `put` moves it from outside.
@@ -90,6 +92,12 @@ function choice(label, options, value, changed) {
   select.value = value;
   const put = (value) => { select.value = value; };
   return Object.assign(make("label", {}, label, select), { put });
+}
+
+// A choice among images, if there are several; to be spread among the controls.
+function imageChoice(images, changed) {
+  if (images.length === 1) return [];
+  return [choice("image", images.map((_, i) => [i, i + 1]), 0, (i) => changed(+i))];
 }
 
 // An image under a grid of tokens. With `picked`, tokens are chosen by mouse, touch or arrow keys, and token 0, the

@@ -5,14 +5,15 @@ const HUES = ["#e69f00", "#56b4e9", "#cc79a7", "#333333"]; // of the regions, fr
 function render(context) {
   mount(context, (data, root) => {
     const { size: [height, width], regions, moments, levels } = data;
-    const images = data.images.map(({ href, maps, centres }) => ({ href, maps: maps.map(decode), centres: decodeFloats(centres) }));
+    const images = data.images.map(({ href, maps, centres }) => ({ href,
+      maps: maps.map(decode), centres: decodeFloats(centres) }));
     const state = { image: 0, level: 0, moment: moments - 1, region: 0, centres: [], timer: null };
 
     // Where the network puts the regions: [x, y] each, in [-1, 1].
     function placed() {
       const start = (state.moment * levels.length + state.level) * regions * 2;
       const values = images[state.image].centres;
-      return Array.from({ length: regions }, (_, t) => [values[start + 2 * t], values[start + 2 * t + 1]]);
+      return times(regions, (t) => [values[start + 2 * t], values[start + 2 * t + 1]]);
     }
 
     // The image, as coarse as the level's map, at (u, v) in [-1, 1]: bilinear, and 0 outside.
@@ -39,24 +40,21 @@ function render(context) {
       canvas.getContext("2d").putImageData(pixels, 0, 0);
     }
 
-    const hue = (t) => HUES[t % HUES.length];
-    const frames = [], crops = [];
     const image = make("image", { href: images[0].href, width, height });
-    const svg = make("svg", { viewBox: `${-0.4 * width} -1 ${1.8 * width} ${height + 2}`, role: "img", class: "dragged" },
-      image);
-    for (let t = 0; t < regions; t++) {
-      const frame = (stroke, thick) => make("rect", { width, height: height / regions, fill: "none", stroke, "stroke-width": thick });
-      frames[t] = [frame("#fff", 1.4), frame(hue(t), 0.8)];
-      svg.append(...frames[t]);
-      crops[t] = make("canvas", { style: `border: 2px solid ${hue(t)}`, role: "img", "aria-label": `crop of region ${t + 1}` });
-    }
+    const hue = (t) => HUES[t % HUES.length];
+    const frame = (stroke, thick) => make("rect", { width, height: height / regions, fill: "none", stroke,
+      "stroke-width": thick, "vector-effect": "non-scaling-stroke" });
+    const frames = times(regions, (t) => [frame("#fff", 5), frame(hue(t), 3)]);
+    const svg = make("svg", { viewBox: `${-0.4 * width} -1 ${1.8 * width} ${height + 2}`, class: "dragged", role: "img",
+      "aria-label": "the image and the regions" }, image, ...frames.flat());
+    const crops = times(regions, (t) => make("canvas", { role: "img", "aria-label": `crop of region ${t + 1}`,
+      style: `border: 2px solid ${hue(t)}` }));
     const says = make("p", { class: "says", "aria-live": "polite" });
 
     // The place of a pointer in the image, in [-1, 1].
     function place(event) {
-      const box = svg.getBoundingClientRect();
-      return [(event.clientX - box.x) / box.width * 3.6 - 1.8,
-        ((event.clientY - box.y) / box.height * (height + 2) - 1) / height * 2 - 1];
+      const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+      return [2 * x / width - 1, 2 * y / height - 1];
     }
 
     let held = null; // from the centre to the pointer, while dragging
@@ -90,9 +88,9 @@ function render(context) {
       down.put(y);
       const inside = (1 - Math.abs(x) / 2) * Math.min(1, (1 - Math.abs(y)) * regions / 2 + 0.5);
       const away = Math.hypot((x - u) * width / 2, (y - v) * height / 2);
-      says.textContent = `Region ${t + 1} has its centre at (${signed(x)}, ${signed(y)}), ${away.toFixed(1)} pixels from ` +
-        `where the network puts it. ${percent(1 - inside)} of it is outside of the image and read as 0. Level ` +
-        `${state.level + 1} takes ${level.crop.join(" × ")} samples of a map of ${level.map.join(" × ")}.`;
+      says.textContent = `Region ${t + 1} has its centre at (${signed(x)}, ${signed(y)}), ${away.toFixed(1)} pixels ` +
+        `from where the network puts it. ${percent(1 - inside)} of it is outside of the image and read as 0. ` +
+        `Level ${state.level + 1} takes ${level.crop.join(" × ")} samples of a map of ${level.map.join(" × ")}.`;
     }
 
     function reset(change = {}) {
@@ -101,32 +99,25 @@ function render(context) {
       update();
     }
 
-    function play() {
-      clearInterval(state.timer);
-      training.put(0);
-      reset({ moment: 0 });
-      state.timer = setInterval(() => {
-        if (state.moment === moments - 1 || !root.isConnected) return clearInterval(state.timer);
-        training.put(state.moment + 1);
-        reset({ moment: state.moment + 1 });
-      }, 400);
+    function play(moment = 0) {
+      clearTimeout(state.timer);
+      training.put(moment);
+      reset({ moment });
+      if (moment < moments - 1) state.timer = setTimeout(play, 400, moment + 1);
     }
 
     const axis = { min: -1, max: 1, step: 0.01, value: 0, show: signed };
-    const which = choice("region", frames.map((_, t) => [t, t + 1]), 0, (t) => { state.region = +t; update(); });
+    const which = choice("region", times(regions, (t) => [t, t + 1]), 0, (t) => { state.region = +t; update(); });
     const across = slider("across", axis, (x) => move([x, state.centres[state.region][1]]));
     const down = slider("down", axis, (y) => move([state.centres[state.region][0], y]));
     const training = slider("training", { min: 0, max: moments - 1, value: moments - 1,
-      show: (moment) => `${moment} of ${moments - 1}` }, (moment) => { clearInterval(state.timer); reset({ moment }); });
+      show: (moment) => `${moment} of ${moments - 1}` }, (moment) => { clearTimeout(state.timer); reset({ moment }); });
     root.append(
       make("div", { class: "controls" },
-        ...(images.length > 1 ? [choice("image", images.map((_, i) => [i, i + 1]), 0, (i) => {
-          image.setAttribute("href", images[i].href);
-          reset({ image: +i });
-        })] : []),
+        ...imageChoice(images, (i) => { image.setAttribute("href", images[i].href); reset({ image: i }); }),
         choice("level", levels.map((_, l) => [l, l + 1]), 0, (level) => reset({ level: +level })),
         which, across, down, make("button", { type: "button", click: () => reset() }, "as the network has it"),
-        ...(moments > 1 ? [training, make("button", { type: "button", click: play }, "play training")] : [])),
+        ...(moments > 1 ? [training, make("button", { type: "button", click: () => play() }, "play training")] : [])),
       make("div", { class: "panels", style: "align-items: flex-start" }, panel("regions", svg),
         panel("what is cut out", make("div", { class: "crops" }, ...crops))),
       says);

@@ -28,7 +28,7 @@ function render(context) {
       const at = ([x, y]) => `${16 + 80 * x},${88 - 80 * y}`;
       const text = (content, place) => make("text", { "text-anchor": "middle", ...place }, content);
       return make("svg", { viewBox: "0 0 100 106", role: "img", "aria-label": label, class: "plot" },
-        ...curves.map(([points, look]) => make("polyline", { points: points.map(at).join(" "), fill: "none", ...look })),
+        ...curves.map(([points, look]) => make("polyline", { fill: "none", ...look, points: points.map(at).join(" ") })),
         make("path", { d: "M16 8V88H96", fill: "none", stroke: "currentColor" }),
         text("0", { x: 11, y: 90 }), text("1", { x: 11, y: 11 }), text(across, { x: 56, y: 102 }),
         text(up, { transform: "translate(7 48) rotate(-90)" }));
@@ -39,7 +39,8 @@ function render(context) {
       const area = (colour) => ({ fill: colour, "fill-opacity": 0.5 });
       const hits = (k) => ranks.filter((rank) => rank <= k).length; // among the first k
       const curve = [[0, before[0]], ...valid.map((_, k) => [hits(k + 1) / n, hits(k + 1) / (k + 1)])];
-      const bars = (left, right) => ranks.flatMap((_, i) => [[i / n, 0], [i / n, left[i]], [(i + 1) / n, right[i]], [(i + 1) / n, 0]]);
+      const bars = (left, right) => ranks.flatMap((_, i) =>
+        [[i / n, 0], [i / n, left[i]], [(i + 1) / n, right[i]], [(i + 1) / n, 0]]);
       const cmc = valid.map((_, k) => Math.min(hits(k + 1), 1));
       const found = cmc.flatMap((value, k) => [[k / valid.length, value], [(k + 1) / valid.length, value]]);
       charts.replaceChildren(
@@ -53,8 +54,8 @@ function render(context) {
     const list = make("div", { class: "ranked", role: "radiogroup", "aria-label": "ranked list" });
     const charts = make("div", { class: "panels" });
     const says = make("p", { class: "says", "aria-live": "polite" });
-    const nodes = items.map((_, k) => make("figure", { role: "radio", "data-item": k, click: () => choose(k) },
-      make("img", { alt: "" }), make("figcaption")));
+    const nodes = items.map((_, k) => make("div", { role: "radio", "data-item": k, click: () => choose(k) },
+      make("img", { alt: "" }), make("span")));
     list.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
       if (!step) return;
@@ -77,7 +78,7 @@ function render(context) {
         nodes[k].lastChild.textContent = rank || "–";
         set(nodes[k], { "aria-checked": chosen, tabindex: chosen ? 0 : -1,
           class: leftOut(item) ? "out" : isMatch(item) ? "match" : "",
-          "aria-label": `${rank ? `rank ${rank}` : "left out"}, ${KINDS[item.kind]}, distance ${item.distance.toFixed(1)}` });
+          "aria-label": [rank ? `rank ${rank}` : "left out", KINDS[item.kind], item.distance.toFixed(1)].join(", ") });
       }
       list.replaceChildren(...order.map((item) => nodes[items.indexOf(item)]));
       distance.put(items[state.item].distance);
@@ -92,9 +93,10 @@ function render(context) {
 
     const distance = slider("its distance", { min: 0, max: limit, step, value: 0, show: (value) => value.toFixed(1) },
       (value) => { items[state.item].distance = value; update(); });
-    const kind = choice("it shows", Object.entries(KINDS), "match", (value) => { items[state.item].kind = value; update(); });
+    const kind = choice("it shows", Object.entries(KINDS), "match",
+      (value) => { items[state.item].kind = value; update(); });
     root.append(
-      make("div", { class: "ranked" }, make("figure", {}, make("img", { alt: "", src: query }), make("figcaption", {}, "query"))),
+      make("div", { class: "ranked" }, make("div", {}, make("img", { alt: "", src: query }), "query")),
       list,
       make("div", { class: "controls" }, distance, kind, tick("leave out the query's person by its camera", state.rule,
         (checked) => { state.rule = checked; update(); })),
