@@ -254,7 +254,7 @@ def test_hacnn_by_touch_mouse_and_keyboard(regions, show):
 
 
 def test_hacnn_wants_regions_on_every_level(walkers):
-    for options in ({"branches": ["global"]}, {"cail": False}):
+    for options in ({"branches": ["global"]}, {"cail": False}, {"port": True}):
         model = dl.create_model("hacnn", img_size=(64, 32), **options)
         with pytest.raises(ValueError, match="regions on every level expected"):
             dl.explorers.hacnn(model, *walkers)

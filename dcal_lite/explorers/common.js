@@ -25,7 +25,7 @@ const STYLE = `
 .explorer .ranked .out img { opacity: 0.35 }
 .explorer .ranked [aria-checked=true] { outline: 3px solid #0072b2 }
 .explorer .ranked [role=radio]:focus-visible { outline-color: #f0e442 }
-.explorer .plot text { fill: currentcolor; font-size: 8px; font-weight: 400 }
+.explorer .plot text { fill: currentcolor; font-size: 7px; font-weight: 400 }
 .explorer .dragged { cursor: grab; touch-action: none }
 .explorer .crops { display: grid; gap: 0.2rem; max-width: 8rem }
 .explorer canvas { box-shadow: 0 0 0 1px; box-sizing: border-box; image-rendering: pixelated; width: 100% }
@@ -101,7 +101,8 @@ function imageChoice(images, changed) {
 }
 
 // An image under a grid of tokens. With `picked`, tokens are chosen by mouse, touch or arrow keys, and token 0, the
-// class token, lies in a strip above (unless there is none). `paint` colours each patch by its share of the largest value.
+// class token, lies in a strip above (unless there is none). `paint` colours each patch by its share of the largest
+// value.
 function tokenGrid({ href, rows, columns, picked, label, classToken = true }) {
   const cell = 10, strip = picked && classToken ? 9 : 0, first = strip ? 0 : 1, total = rows * columns + 1;
   const place = (i) => i === 0 ? { x: 0, y: 0, width: columns * cell, height: strip - 1 }

@@ -41,8 +41,8 @@ def rga(
         {"href": to_png(picture), "gate": encode_floats(a), "theta": encode_floats(t), "phi": encode_floats(p)}
         for picture, a, t, p in zip(pictures, weights, theta, phi, strict=True)
     ]
-    weight = encode_floats(gate.relate.weight.detach())
     still = plot.show_scores(pictures[0], weights[0, 0], attention.size, title=f"spatial gates of stage {stage}")
+    weight = encode_floats(gate.relate.weight)
     data = {"stage": stage, "grid": list(attention.size), "weight": weight, "images": shown}
     return Explorer("rga", data, still.figure, "Gates of all positions, laid over the image: bright is high.")
 
@@ -70,20 +70,20 @@ def hacnn(
     """Regions to drag over an image, and what is cut out of it, as coarsely as the network does.
 
     Args:
-        model: one with a local branch, in the paper's reading (not `port=True`).
+        model: one with a local branch, in the paper's reading.
         images: normalised images of the model's size.
         pictures: the same images to look at, uint8 arrays (H, W, 3) or tensors (3, H, W).
         path: the regions' centres (x, y) in [-1, 1] on L levels at earlier moments of the training, to be played.
 
     Raises:
-        ValueError: the model cuts out no regions on some level.
+        ValueError: the model cuts out no regions on some level, or in the port's way.
 
     Source: Li et al. 2018, section 3.1; crops: `dcal_lite.hacnn.crop_regions`.
     """
-    if "local" not in model.branches or not model.cail:
-        raise ValueError("regions on every level expected: take a model with the branch 'local' and cail=True")
-    centres = torch.stack([centres.cpu() for _, centres in outputs_of(model, HarmoniousAttention, images)])
-    moments = torch.stack([*path, centres])  # (M, L, n, T, 2)
+    if "local" not in model.branches or not model.cail or model.port:
+        raise ValueError("regions on every level expected: take a model with the branch 'local', cail=True, port=False")
+    centres = torch.stack([centres for _, centres in outputs_of(model, HarmoniousAttention, images)]).cpu()
+    moments = torch.stack([*(moment.cpu() for moment in path), centres])  # (M, L, n, T, 2)
     levels = [
         {"map": [n // 2 ** (level + 1) for n in model.img_size], "crop": list(crop)}
         for level, crop in enumerate(model.crops)

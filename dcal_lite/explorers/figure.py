@@ -67,7 +67,7 @@ def encode(values: Float[Tensor, "..."]) -> str:
 
 def encode_floats(values: Float[Tensor, "..."]) -> str:
     """Values of any size in single precision, in base 64."""
-    return base64.b64encode(values.float().numpy().astype("<f4").tobytes()).decode()
+    return base64.b64encode(values.float().numpy(force=True).astype("<f4").tobytes()).decode()
 
 
 def to_png(picture: Any) -> str:
