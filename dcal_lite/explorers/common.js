@@ -19,13 +19,14 @@ const STYLE = `
 .explorer output { font-variant-numeric: tabular-nums; min-width: 3ch; display: inline-block }
 .explorer .ranked { display: flex; gap: 0.2rem }
 .explorer .ranked > * { flex: 1 1 0; max-width: 3.2rem; min-width: 0; text-align: center }
-.explorer .ranked img { border: 3px solid transparent; box-sizing: border-box; display: block; image-rendering: pixelated;
-  width: 100% }
+.explorer .ranked img { background: none !important; border: 3px solid transparent; box-sizing: border-box; display: block;
+  image-rendering: pixelated; padding: 0 !important; width: 100% } /* in dark mode the book's theme pads images */
 .explorer .ranked .match img { border-color: #d55e00 }
 .explorer .ranked .out img { opacity: 0.35 }
 .explorer .ranked [aria-checked=true] { outline: 3px solid #0072b2 }
 .explorer .ranked [role=radio]:focus-visible { outline-color: #f0e442 }
-.explorer .plot text { fill: currentcolor; font-size: 7px; font-weight: 400 }
+.explorer .plot { max-width: 11rem }
+.explorer .plot text { fill: currentcolor; font-size: 9px; font-weight: 400 }
 .explorer .dragged { cursor: grab; touch-action: none }
 .explorer .crops { display: grid; gap: 0.2rem; max-width: 8rem }
 .explorer canvas { box-shadow: 0 0 0 1px; box-sizing: border-box; image-rendering: pixelated; width: 100% }

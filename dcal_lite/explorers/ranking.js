@@ -30,8 +30,8 @@ function render(context) {
       return make("svg", { viewBox: "0 0 100 106", role: "img", "aria-label": label, class: "plot" },
         ...curves.map(([points, look]) => make("polyline", { fill: "none", ...look, points: points.map(at).join(" ") })),
         make("path", { d: "M16 8V88H96", fill: "none", stroke: "currentColor" }),
-        text("0", { x: 11, y: 90 }), text("1", { x: 11, y: 11 }), text(across, { x: 56, y: 102 }),
-        text(up, { transform: "translate(7 48) rotate(-90)" }));
+        text("0", { x: 10, y: 91 }), text("1", { x: 10, y: 11 }), text(across, { x: 56, y: 102 }),
+        text(up, { transform: "translate(8 48) rotate(-90)" }));
     }
 
     function draw({ valid, ranks, after, before, plain, trapezoid }) {
