@@ -21,7 +21,7 @@ NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
 STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record serve lab bench zoo clean
+.PHONY: help setup lock book test test-all lint fmt record serve lab bench reproduce zoo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ lab: $(READY)  ## open the chapters in JupyterLab
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
 	$(PY) -m tests.bench
+
+reproduce: $(READY)  ## train and evaluate a row of the papers' tables (ROW=hacnn-market1501 ARGS="preset=t4 --root data")
+	$(PY) -m dcal_lite reproduce $(ROW) $(ARGS)
 
 zoo: $(READY)  ## train again the small weights that the chapters load
 	$(PY) -m dcal_lite.zoo

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data_scripts.common import PEOPLE, README, Shot, matlab, people, verifier, write_archive
 from data_scripts.sources import Download, Source
+from dcal_lite.checkpoint import atomic_path
 from dcal_lite.data.cuhk03 import LAYOUTS, LISTS, PAIRS, RELEASE, SHOTS, SPLITS, find
 from dcal_lite.data.matlab import load_h5py
 
@@ -50,7 +51,8 @@ def miniature(root: Path, *, seed: int = 0, labels: int = 5) -> str:
     files = [("README.md", README.format(title="CUHK03", **PEOPLE).encode()), (name, _release(kinds, labels))]
     written = write_archive(root / f"{folder}.zip", files, folder=folder)
     for images, chosen in kinds.items():
-        (root / LISTS[images]).write_bytes(_lists(chosen))
+        with atomic_path(root / LISTS[images]) as temporary:
+            temporary.write_bytes(_lists(chosen))
     return written
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from data_scripts.common import BIRDS, README, birds, encode, matlab, verifier, write_archive
 from data_scripts.sources import Download, Source
+from dcal_lite.checkpoint import atomic_path
 from dcal_lite.data.flowers102 import LAYOUT, LISTS
 
 verify = verifier("flowers102", {"": LAYOUT})
@@ -48,5 +49,6 @@ def miniature(root: Path, *, seed: int = 0, labels: int = 3) -> str:
            for name, split in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))}  # fmt: skip
     labels = {"labels": np.array([[shot.label for shot in every]], dtype=np.uint8)}
     for name, arrays in zip(LISTS, (labels, ids), strict=True):
-        (root / name).write_bytes(matlab(arrays))
+        with atomic_path(root / name) as temporary:
+            temporary.write_bytes(matlab(arrays))
     return written

@@ -9,6 +9,7 @@ from dcal_lite.dcal import DCAL, GLCA, pair_order, pair_view, top_patches, unpai
 from dcal_lite.evaluation import embeddings, evaluate, predictions, rank_split
 from dcal_lite.hacnn import HACNN, HarmoniousAttention
 from dcal_lite.heads import Output
+from dcal_lite.ledger import Claim, Experiment, load_claims, reproduce
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
 from dcal_lite.metrics import (
     RankMetrics,

@@ -42,7 +42,7 @@ def rollout(maps: Float[Tensor, "L B H N N"], *, residual: float = 0.5) -> Float
         residual: weight of the identity, in [0, 1].
 
     Returns:
-        Entry (i, j): the share of input token j in output token i. Rows sum to 1.
+        The share of input token j in output token i at (i, j). Rows sum to 1.
     """
     product = None
     for layer in maps.mean(dim=2).unbind():  # heads averaged: Abnar & Zuidema, section 3

@@ -213,7 +213,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Keep only the inputs of a transformer's blocks for the backward pass, which computes the rest once more.
+    """Keep only what enters a transformer's attention layers and MLPs for the backward pass, which does the rest again.
 
     The gradients are the same, for up to a third more computation and a fraction of the memory. In place.
 
@@ -223,8 +223,8 @@ def checkpoint_blocks(model: nn.Module) -> None:
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if not blocks:
         raise ValueError(f"{type(model).__name__} has no transformer blocks: set checkpoint_blocks=false")
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for part in (part for block in blocks for part in (block.attn, block.mlp)):  # which PWCA runs by themselves
+        part.forward = partial(checkpoint, part.forward, use_reentrant=False)
 
 
 @torch.no_grad()

@@ -86,16 +86,18 @@ def save_checkpoint(folder: str | Path, epoch: int, step: int, state: Mapping[st
 def load_checkpoint(folder: str | Path, *, map_location: str | torch.device = "cpu") -> dict[str, Any] | None:
     """Return the newest readable checkpoint of `folder`, or None where there is none.
 
-    A damaged file is named in a warning and the one before is taken.
+    A damaged file is named in a warning, and the one before is taken.
     """
-    for path in _checkpoints(Path(folder)):
+    found = _checkpoints(Path(folder))
+    for path in found:
         try:
             with zipfile.ZipFile(path) as archive:  # torch.load checks no checksum, the archive has one a file
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile("checksum")
             return torch.load(path, map_location=map_location, weights_only=True)
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
-            warnings.warn(f"checkpoint {path.name} is damaged ({error}); falling back to the one before", stacklevel=2)
+            instead = "beginning anew" if path == found[-1] else "falling back to the one before"
+            warnings.warn(f"checkpoint {path.name} is damaged ({error}); {instead}", stacklevel=2)
     return None
 
 

@@ -4,12 +4,13 @@ Operations and memory are counted, not measured: the model runs on PyTorch's met
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from dcal_lite.backbones import checkpoint_blocks
 from dcal_lite.data import REAL, load_dataset
 from dcal_lite.data.official import COUNTS
 from dcal_lite.models import create_model
@@ -29,9 +30,10 @@ class Cost:
     Args:
         iterations: steps of the optimiser.
         images: that are trained on, counting each time.
-        flops: floating-point operations for an image, forward and backward.
+        flops: floating-point operations for an image, forward and backward, those of recomputed blocks twice.
         memory: bytes of weights, gradients, optimiser and what the backward pass needs of a part of a batch. Attention
-            is counted with its maps in memory, as it is where it is not fused.
+            is counted with its maps in memory, as it is where it is not fused; what is computed and dropped, or
+            recomputed, takes some more for a moment.
     """
 
     iterations: int
@@ -51,7 +53,8 @@ def estimate(recipe: Recipe) -> Cost:
     batches = labels // per_batch if recipe.identities_epoch else images // recipe.batch_size
     flops, parameters, saved = _count(recipe, labels)
     state = 3 if recipe.optimizer == "sgd" else 4  # weight, gradient, one or two moments, float32
-    kept = saved * recipe.batch_size / recipe.accumulate * (1.0 if recipe.precision == "fp32" else 0.5)
+    halved = recipe.precision != "fp32" and not recipe.checkpoint_blocks  # these keep the norms' inputs: in float32
+    kept = saved * recipe.batch_size / recipe.accumulate * (0.5 if halved else 1.0)
     iterations = recipe.epochs * batches
     return Cost(iterations, iterations * recipe.batch_size, flops, 4.0 * state * parameters + kept)
 
@@ -63,7 +66,8 @@ def utilisation(recipe: Recipe, labels: int, images_per_second: float, device: t
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     peak = next((value for card, value in PEAK.items() if card in re.split("[ -]", name)), None)
-    return None if peak is None else _count(recipe, labels)[0] * images_per_second / peak
+    once = replace(recipe, checkpoint_blocks=False)
+    return None if peak is None else _count(once, labels)[0] * images_per_second / peak
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:
@@ -87,6 +91,8 @@ def _count(recipe: Recipe, labels: int) -> tuple[float, int, float]:
 
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         model = create_model(recipe.model, num_classes=labels, img_size=recipe.img_size, **recipe.model_args).train()
+        if recipe.checkpoint_blocks:
+            checkpoint_blocks(model)
         parameters = list(model.parameters())
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             logits = model(torch.zeros(_IMAGES, 3, *recipe.img_size), torch.zeros(_IMAGES, dtype=torch.long)).logits

@@ -1,7 +1,8 @@
-"""One sentence for every wrong name: what came, what was expected, what was perhaps meant."""
+"""One sentence for every wrong name or type: what came, what was expected, what was perhaps meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> ValueError:
@@ -18,3 +19,16 @@ def check_choice(kind: str, name: object, options: Iterable[str]) -> None:
     options = tuple(options)
     if name not in options:
         raise unknown(kind, name, options)
+
+
+def check_types(values: Mapping[str, Any], /, **types: type) -> None:
+    """Raise ValueError unless each named value is of its type; true is no number.
+
+    Args:
+        values: what came, by name: `globals()` in a notebook, whose parameters papermill sets unchecked.
+        types: what is expected, as in seeds=int.
+    """
+    for name, kind in types.items():
+        value = values[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{name!r} takes {kind.__name__}, got {value!r}")

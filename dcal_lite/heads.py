@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dcal_lite.errors import check_choice
 
@@ -79,9 +80,8 @@ class BNNeckHead(nn.Module):
     ) -> Float[Tensor, "B C"]:
         if track or not self.training:
             return self.classifier(self.norm(features))
-        weight, bias, eps = self.norm.weight, self.norm.bias, self.norm.eps
-        normed = F.batch_norm(features, None, None, weight, bias, training=True, eps=eps)
-        return self.classifier(normed)
+        copies = {name: buffer.clone() for name, buffer in self.norm.named_buffers()}
+        return self.classifier(functional_call(self.norm, copies, (features,)))
 
 
 def create_head(kind: str, width: int, num_classes: int) -> nn.Module:

@@ -131,8 +131,8 @@ def lookalike_error(counts: Int64[Tensor, "C C"], groups: Sequence[object]) -> f
 def calibration_error(prediction: Float[Tensor, "B C"], targets: Int[Tensor, "B"], *, bins: int = 15) -> float:
     """Expected calibration error: how far confidence and accuracy are apart, in 0..1.
 
-    Images go into bins by the probability of the predicted class. It is the mean over the images of |accuracy - mean
-    probability| of their bins.
+    Images go into bins by the probability of the predicted class. It is the mean over the images of their bins'
+    distances from accuracy to mean probability.
 
     Args:
         prediction: probabilities.
@@ -201,7 +201,7 @@ def rank_metrics(
         ValueError: features or labels do not fit together or are not finite, or no query has a true match.
 
     Note:
-        Features in half precision move a distance |q - g| by at most u (|q| + |g|), with u = 2^-11 for float16 (of
+        Features in half precision move a distance ‖q - g‖ by at most u (‖q‖ + ‖g‖), with u = 2^-11 for float16 (of
         ordinary numbers, 6e-5 to 65,504) and 2^-8 for bfloat16: two items change places only if their distances
         differ by less than the sum of their bounds. mAP of unit features moves by less than u in the tests.
 

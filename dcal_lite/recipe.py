@@ -8,6 +8,7 @@ preset, the caller's overrides. Unknown keys fail.
 import hashlib
 import re
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -178,12 +179,18 @@ def _find(name_or_path: str | Path):
 
 def _read(path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = _parse(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is no YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no recipe: a mapping of keys to values expected")
     return content
+
+
+@cache
+def _parse(text: str) -> Any:
+    """What a YAML text says; shared, and not to be changed. (A ledger resolves a hundred recipes of four files.)"""
+    return yaml.load(text, _Loader)
 
 
 def _build(*layers: dict[str, Any]) -> Recipe:

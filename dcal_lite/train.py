@@ -8,8 +8,10 @@ draws from (seed, epoch, step). So no state of a random generator need be saved,
 resumed is, on a CPU, the same run bit for bit.
 
 A batch may be computed in equal parts: one after the other (`accumulate`), or by several processes (accelerate). The
-gradient is the mean over the parts; BatchNorm, PWCA's pairs and the triplet loss see one part at a time. So two
-processes do what one does with twice as many parts, and where a model has none of these three, what one does without.
+gradient is the mean over the parts. PWCA's pairs and the triplet loss see one part at a time; BatchNorm sees the parts
+that several GPUs compute at once, and on CPUs one part, for PyTorch's SyncBatchNorm refuses them. So two GPUs do what
+one does alone, apart from pairs, triplets and stochastic depth, which are drawn or mined in parts; two CPU processes do
+what one does with twice as many parts.
 """
 
 import hashlib
@@ -28,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
@@ -42,10 +43,9 @@ from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset
 from dcal_lite.data.samplers import identity_batches, shuffled_batches
 from dcal_lite.data.transforms import augment
-from dcal_lite.evaluation import HALF, evaluate
-from dcal_lite.heads import Output
-from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
+from dcal_lite.evaluation import evaluate
 from dcal_lite.models import create_model, save_model
+from dcal_lite.optimisation import Objective, create_optimizer, learning_rate
 from dcal_lite.recipe import Recipe, load_recipe
 
 log = logging.getLogger("dcal_lite")
@@ -97,13 +97,13 @@ def fit(
         progress: show bars.
 
     Raises:
-        ValueError: the data or weights are unfit, or the folder holds a run of another recipe.
+        ValueError: the data or weights are unfit, the tracker is missing, or the folder holds a run of another recipe.
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
         torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
-    folder = Path(output or f"runs/{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}")
+    folder = Path(output or run_folder(recipe))
     _check_folder(folder, recipe)
-    accelerator = Accelerator(log_with=tracker, project_dir=folder if tracker else None)
+    accelerator = _create_accelerator(tracker, folder)
     device = torch.device(device or accelerator.device)
     _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
@@ -134,28 +134,9 @@ def fit(
     return Run(folder, model.eval(), arguments, result, trainer.history)
 
 
-class Objective(nn.Module):
-    """A model, its losses and their weights: all that is learned, as one module.
-
-    Args:
-        recipe: which losses.
-        model: from `create_model`.
-    """
-
-    def __init__(self, recipe: Recipe, model: nn.Module):
-        super().__init__()
-        self.recipe, self.model = recipe, model
-        learned = model.branches if recipe.weighting == "uncertainty" and len(model.branches) > 1 else ()
-        self.weighting = UncertaintyWeighting(learned)
-
-    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Each branch's loss, and the total."""
-        precision = self.recipe.precision
-        with torch.autocast(images.device.type, HALF[precision], enabled=precision != "fp32"):
-            output = self.model(images, targets)
-        losses = branch_losses(self.recipe, output, targets)
-        total = self.weighting(losses) if self.weighting.w else sum(losses.values())
-        return losses | {"total": total}
+def run_folder(recipe: Recipe) -> Path:
+    """Where `fit` puts a run that is given no folder."""
+    return Path("runs") / f"{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}"
 
 
 class Trainer:
@@ -193,6 +174,7 @@ class Trainer:
         objective = Objective(recipe, model).to(device)
         self.weighting = objective.weighting
         self.optimizer = create_optimizer(recipe, model, self.weighting)
+        _share_statistics(objective, accelerator.num_processes, device)
         self.objective = accelerator.prepare_model(objective, device_placement=False)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.history: History = []
@@ -273,10 +255,10 @@ class Trainer:
         return shuffled_batches(len(targets), recipe.batch_size, seed=recipe.seed, epoch=self.epoch)
 
     def _shares(self, batch: np.ndarray) -> dict[int, np.ndarray]:
-        """This process's parts of a batch, by their numbers."""
-        count, first = self.recipe.accumulate, self.recipe.accumulate * self.accelerator.process_index
-        parts = np.split(batch, count * self.accelerator.num_processes)
-        return {i: parts[i] for i in range(first, first + count)}
+        """This process's parts of a batch, by their numbers: what processes compute at once lies side by side."""
+        processes = self.accelerator.num_processes
+        parts = np.split(batch, self.recipe.accumulate * processes)
+        return {i: parts[i] for i in range(self.accelerator.process_index, len(parts), processes)}
 
     def _try(self, *arguments: Any) -> "_Losses":
         """Take a step, and say what helps if it does not fit into the GPU's memory."""
@@ -351,47 +333,15 @@ class _Losses:
         return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
-def branch_losses(recipe: Recipe, output: Output, targets: Tensor) -> dict[str, Tensor]:
-    """Each branch's loss: cross-entropy, plus the triplet loss where the recipe says so.
-
-    PWCA's target is the label of the image itself, not of its partner (Zhu et al. 2022, section 3.3).
-    """
-    losses = {}
-    for branch, logits in output.logits.items():
-        losses[branch] = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        if branch in recipe.triplet:
-            losses[branch] = losses[branch] + batch_hard_triplet(output.features[branch], targets, margin=recipe.margin)
-    return losses
-
-
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """The learning rate at a fractional epoch, as a factor of the peak: linear warm-up, then a cosine or halvings."""
-    if epoch < recipe.warmup_epochs:
-        return recipe.warmup_lr + (1 - recipe.warmup_lr) * epoch / recipe.warmup_epochs
-    if recipe.halve_at:
-        return 0.5 ** sum(epoch >= milestone for milestone in recipe.halve_at)
-    return recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
-
-
-def create_optimizer(recipe: Recipe, model: nn.Module, weighting: UncertaintyWeighting) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, Adam or AdamW. Biases have their own factor; uncertainty weights are never decayed."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            vector = parameter.ndim < 2 or name.endswith(("cls_token", "pos_embed"))
-            decay = recipe.weight_decay if recipe.decay_vectors or not vector else 0.0
-            factor = recipe.bias_lr if name.endswith("bias") else 1.0
-            groups.setdefault((decay, factor), []).append(parameter)
-    options = [{"params": parameters, "weight_decay": decay, "peak": factor * recipe.lr}
-               for (decay, factor), parameters in groups.items()]  # fmt: skip
-    options.append({"params": list(weighting.parameters()), "weight_decay": 0.0, "peak": recipe.lr})
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(options, lr=recipe.lr, momentum=0.9, fused=True)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(options, lr=recipe.lr, fused=True)
-
-
 # ----------------------------------------------------------------------------------------------------- small things
+
+
+def _create_accelerator(tracker: str | GeneralTracker | None, folder: Path) -> Accelerator:
+    cpu = not torch.accelerator.is_available()  # told so, accelerate joins processes on CPUs, too
+    accelerator = Accelerator(cpu=cpu, log_with=tracker, project_dir=folder if tracker else None)
+    if tracker and not accelerator.log_with:
+        raise ValueError(f"the package of the tracker {tracker!r} is missing: install it, or leave the tracker out")
+    return accelerator
 
 
 def _check_machine(recipe: Recipe, accelerator: Accelerator, device: torch.device) -> None:
@@ -425,6 +375,12 @@ def _create(recipe: Recipe, arguments: dict[str, Any], weights: str | Path | Non
     return model.to(memory_format=torch.channels_last)  # convolutions like it, others do not mind
 
 
+def _share_statistics(objective: Objective, processes: int, device: torch.device) -> None:
+    """Let every BatchNorm see the images of all processes, as one process alone would; in place, on GPUs only."""
+    if processes > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+
+
 def _announce(trainer: Trainer, tracker: str | GeneralTracker | None) -> None:
     """Say what the recipe means by an epoch, about which the samplers of the papers' codes disagree."""
     recipe, train = trainer.recipe, trainer.dataset["train"]
@@ -450,7 +406,8 @@ def _memory(recipe: Recipe) -> str:
         less.append("checkpoint_blocks=true (transformers)")
     if recipe.precision == "fp32":
         less.append("precision=fp16")
-    return f"the GPU's memory is too small for this recipe: use preset=t4, or add {', '.join(less)}"
+    preset = "" if recipe.preset == "t4" else "use preset=t4, or "
+    return f"the GPU's memory is too small for this recipe: {preset}add {', '.join(less)}"
 
 
 def _divergence(trainer: Trainer, step: int, report: dict[str, float]) -> str:

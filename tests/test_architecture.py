@@ -16,7 +16,9 @@ LAYERS = [
     {"dcal", "rga", "hacnn"},
     {"models", "saliency", "explorers"},
     {"evaluation", "costs"},
+    {"optimisation"},
     {"train"},
+    {"ledger"},
     {"zoo", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

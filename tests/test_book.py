@@ -1,14 +1,20 @@
 """How the book's pages are written and stored. `make test` also runs every notebook, by nbval."""
 
 import ast
+import inspect
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from papermill import inspect_notebook
 
+import dcal_lite as dl
 from tests.notebooks import PATHS, ROOT, code_cells, first_cell, is_compared
 from tests.offline import foreign_requests
 
@@ -113,6 +119,71 @@ def test_notebooks_use_public_names_only(path):
     assert [name for name in names if re.match(r"_[^_]", name)] == []
 
 
+EXPERIMENTS = sorted((ROOT / "book/experiments").glob("*.ipynb"))
+
+
+def cells_from_parameters(path: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of an experiment, from the one on that papermill may replace."""
+    cells = code_cells(read(path))
+    tagged = [cell.metadata.get("tags") == ["parameters"] for cell in cells]
+    return cells[tagged.index(True) :]
+
+
+def run_with(given: dict[str, object], cells: list[nbformat.NotebookNode]) -> None:
+    """Run cells as papermill does: the given parameters come after the first one."""
+    space = {"dl": dl}
+    exec(cells[0].source, space)
+    space |= given
+    for cell in cells[1:]:
+        exec(python(cell.source), space)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_papermill_reads_type_and_help_of_every_parameter(path):
+    assigned = {node.target.id: node.annotation.id for node in ast.parse(cells_from_parameters(path)[0].source).body}
+    found = inspect_notebook(path)
+    assert {name: parameter["inferred_type_name"] for name, parameter in found.items()} == assigned
+    assert [name for name, parameter in found.items() if len(parameter["help"]) < 10] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("train", {"recipe": "dcal-ried"}, "did you mean 'dcal-reid'"),
+        ("train", {"preset": "smok"}, "did you mean 'smoke'"),
+        ("train", {"dataset": "markt1501"}, "did you mean 'market1501'"),
+        ("train", {"overrides": "epochs"}, "key=value expected, got 'epochs'"),
+        ("train", {"progress": "maybe"}, "'progress' takes bool, got 'maybe'"),
+        ("train", {"weights": "none.safetensors"}, "weight file 'none.safetensors' not found"),
+        ("evaluate", {"model": "runs/none"}, "a run's folder or one of .*promenade-dcal.* expected, got 'runs/none'"),
+        ("evaluate", {"distance": "manhattan"}, "unknown distance 'manhattan'"),
+        ("ablate", {"score": "rank2"}, "unknown score 'rank2': did you mean 'rank"),
+        ("ablate", {"seeds": "three"}, "'seeds' takes int, got 'three'"),
+        ("ablate", {"seeds": 0}, "at least one variant and one seed"),
+        ("ablate", {"variants": {"SA": "model_args.branches=[sa]"}}, "'SA' takes dict"),
+        ("ablate", {"overrides": {"epoch": 1}}, "did you mean 'epochs'"),
+        ("benchmark", {"names": ["rollot"]}, "did you mean 'rollout'"),
+        ("five-attentions", {"people": 0}, "at least one seed and one person"),
+    ],
+)
+def test_a_bad_parameter_of_an_experiment_is_one_line_at_once(name, given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dcal_lite.train.Trainer.run_epoch", lambda _: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message) as caught:
+        run_with(given, cells_from_parameters(ROOT / f"book/experiments/{name}.ipynb"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failing_experiment_leaves_its_notebook_up_to_the_failing_cell(tmp_path):
+    path, out = ROOT / "book/experiments/train.ipynb", tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(path), str(out), "-p", "recipe", "dcal-ried"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode != 0
+    states = [cell.metadata.papermill.status for cell in code_cells(read(out))]
+    failed = states.index("failed")
+    assert set(states[:failed]) == {"completed"} and set(states[failed + 1 :]) == {"pending"}
+
+
 SHOWN = r"^```\{literalinclude\} (\S+)\n:language: python\n:pyobject: (\S+)\n```$"  # library source in a chapter
 
 
@@ -140,3 +211,10 @@ def test_requests_to_other_hosts_are_found():
     assert foreign_requests(own) == []
     foreign = '<script src="https://cdn.org/a.js"></script><img src="//b.org/c.png"><link rel="stylesheet" href="http://d.org/e.css">'
     assert foreign_requests(foreign) == ["https://cdn.org/a.js", "//b.org/c.png", "http://d.org/e.css"]
+
+
+def test_the_reference_names_the_public_face():
+    page = (ROOT / "book/api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", page, re.M)
+    public = {name for name, value in vars(dl).items() if name[0] != "_" and not inspect.ismodule(value)}
+    assert sorted(named) == sorted(public)

@@ -64,8 +64,12 @@ def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path, damage):
     if damage == "flip":
         content[content.index(torch.full((4,), 1).numpy().tobytes()) + 4000] ^= 1  # one bit of one tensor
     path.write_bytes({"truncate": content[: len(content) // 2], "flip": content, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match=r"epoch-0001-step-000000\.pt is damaged"):
+    with pytest.warns(UserWarning, match=r"epoch-0001-step-000000\.pt is damaged .*; falling back to the one before"):
         assert load_checkpoint(tmp_path)["x"][0] == 0
+    path.unlink()
+    (tmp_path / "epoch-0000-step-000000.pt").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"epoch-0000-step-000000\.pt is damaged .*; beginning anew"):
+        assert load_checkpoint(tmp_path) is None
 
 
 def test_only_data_is_loaded(tmp_path):

@@ -1,5 +1,7 @@
 """Costs: counted operations and memory against formulas, hand counts and a measured forward pass."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -54,6 +56,34 @@ def test_parts_and_half_precision_need_less():
     )
     assert parts < whole and parts == half
     assert estimate(recipe).memory == whole
+
+
+LARGEST = {
+    "dcal-fgvc": ["dcal_vit_base_patch16_224.augreg_in21k", "dcal_vit_base_r50_s16_224.orig_in21k"],
+    "dcal-reid": ["dcal_vit_base_patch16_224.augreg_in21k"],
+    "rga-reid": ["rga_resnet50"],
+    "hacnn-reid": ["hacnn"],
+}
+
+
+@pytest.mark.parametrize(("name", "model"), [(name, model) for name, models in LARGEST.items() for model in models])
+def test_the_papers_largest_models_fit_a_t4(name, model):
+    dataset = {"dcal-fgvc": "cub", "dcal-reid": "veri776"}.get(name, "market1501")  # the largest images
+    assert estimate(dl.load_recipe(name, preset="t4", model=model, dataset=dataset)).memory < 15e9
+
+
+def test_recomputed_blocks_keep_what_enters_their_parts():
+    """That is four times the tokens a block: the inputs of two norms, and what these give to attention and MLP.
+
+    Beside them, the image for the patches' convolution and the tokens for the last norm.
+    """
+    plain = dl.load_recipe("dcal-fgvc", preset="toy", **PLAIN)
+    again = replace(plain, checkpoint_blocks=True)
+    tokens, width, layers = 65, 96, 6
+    image, kept = 3 * 64 * 64, (4 * layers + 1) * tokens * width
+    assert _count(again, 120)[2] == pytest.approx(4 * (image + kept), rel=0.06)
+    assert estimate(plain).flops < estimate(again).flops < 4 / 3 * estimate(plain).flops
+    assert estimate(replace(again, precision="bf16")).memory == estimate(again).memory
 
 
 def test_utilisation_of_known_cards_only(monkeypatch):

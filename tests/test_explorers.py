@@ -1,6 +1,7 @@
 """The interactive figures: in a browser, without a network, they say what Python computes."""
 
 import base64
+import copy
 import io
 import json
 import re
@@ -9,9 +10,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from PIL import Image
 
 import dcal_lite as dl
+from dcal_lite.backbones import embed
 from dcal_lite.data.transforms import prepare
 from dcal_lite.hacnn import crop_regions, strip_centres
 
@@ -61,9 +64,9 @@ def test_numbers_survive_their_journey():
     np.testing.assert_allclose(received.reshape(3, 4), values, rtol=0, atol=1 / 131070)
 
 
-def test_an_explorer_is_small_and_stands_for_itself(people):
-    model, images, pictures = people
-    explorer = dl.explorers.rollout(model, images, pictures)
+@pytest.mark.parametrize(("name", "options"), [("rollout", ()), ("glca", ()), ("pwca", (["second", "third"],))])
+def test_an_explorer_is_small_and_stands_for_itself(people, name, options):
+    explorer = getattr(dl.explorers, name)(*people, *options)
     html = explorer.to_html()
     assert len(html) < 300_000
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
@@ -339,3 +342,141 @@ def test_all_explorers_are_small(walkers, regions, listed):
     rga = dl.explorers.rga(dl.load_model("promenade-rga"), *walkers)
     for explorer in (rga, dl.explorers.hacnn(*regions[:3], [*regions[3]] * 4), dl.explorers.ranking(*listed)):
         assert len(explorer.to_html()) < 300_000
+
+
+@pytest.fixture(scope="module")
+def readouts(people):
+    """GLCA's logits of every image under both readouts, as the model itself returns them for each ratio."""
+    model, images, _ = people
+    logits = {}
+    for readout in ("cls", "pool"):
+        variant = copy.deepcopy(model)
+        variant.readout = readout
+        each = []
+        for count in range(1, 33):
+            variant.ratio = count / 32
+            with torch.no_grad():
+                each.append(variant(images).logits["glca"])
+        logits[readout] = torch.stack(each)  # R, image, class
+    return logits
+
+
+def ranking(model, images) -> torch.Tensor:
+    """The patches' tokens, best first, by the first row of the full product."""
+    return 1 + dl.rollout(dl.attention_maps(model, images))[:, 0, 1:].argsort(dim=1, descending=True)
+
+
+def glca_row(model, image, token: int) -> torch.Tensor:
+    """What one token reads in GLCA (Eq. 3), from its own query alone; heads averaged."""
+    block, tokens = model.glca.blocks[0], embed(model.backbone, image[None])
+    for layer in model.backbone.blocks:
+        tokens = layer(tokens)
+    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
+    normed, heads = block.norm1(tokens)[0], block.attn.num_heads
+    query = (weight[:96] @ normed[token] + bias[:96]).view(heads, -1)
+    keys = (normed @ weight[96:192].T + bias[96:192]).view(len(normed), heads, -1)
+    return torch.stack([(keys[:, h] @ query[h] * block.attn.scale).softmax(0) for h in range(heads)]).mean(0)
+
+
+@browser
+@torch.no_grad()
+def test_glca_selects_reads_and_moves_one_readout_only(people, readouts, show):
+    model, images, pictures = people
+    order = ranking(model, images)
+    page = show(dl.explorers.glca(model, images, pictures))
+    says, rank = page.locator(".says"), page.get_by_role("slider", name="R")
+
+    def agrees(image: int, token: int, count: int) -> None:
+        row, selected = glca_row(model, images[image], token), order[image, :count]
+        named = [100 * x.item() for x in (row[1:].max(), row[selected].sum(), row[0])]
+        assert shares(says.inner_text()) == pytest.approx(named, abs=0.06)
+        classes = readouts["cls"][0, image].topk(5).indices.tolist()
+        lines = page.locator(".bars tbody tr").all_inner_texts()
+        assert [int(re.search(r"class (\d+)", line)[1]) for line in lines] == classes
+        shown = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
+        expected = [[readouts[name][count - 1, image, c].item() for name in ("cls", "pool")] for c in classes]
+        np.testing.assert_allclose(shown, expected, atol=0.006)
+        moves = [float(x) for x in re.findall(r"moves by ([\d.]+) .*? by ([\d.]+) ", says.inner_text())[0]]
+        spread = [readouts[name][:, image, classes[0]] for name in ("cls", "pool")]
+        assert moves == pytest.approx([(x.max() - x.min()).item() for x in spread], abs=0.006)
+        assert moves[0] == 0 < moves[1]
+
+    agrees(image=0, token=0, count=10)  # the model's own ratio: 30 % of 32 patches
+    rank.fill("20")
+    agrees(image=0, token=0, count=20)
+    best, last = order[0, 0].item(), order[0, 31].item()
+    page.locator(f"[data-token='{best}']").tap()
+    agrees(image=0, token=best, count=20)
+    page.locator(f"[data-token='{last}']").hover()
+    assert "answers but does not ask before R = 32" in says.inner_text()
+    rank.fill("32")
+    agrees(image=0, token=last, count=32)
+    page.get_by_role("combobox", name="image").select_option(index=1)
+    page.locator("[data-token='9']").tap()
+    page.keyboard.press("ArrowRight")
+    agrees(image=1, token=10, count=32)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_glca_needs_its_branch_and_global_keys(people):
+    _, images, pictures = people
+    for options in ({"branches": ("sa",)}, {"glca_keys": "local"}):
+        model = dl.create_model("dcal_vit_toy_patch8_64", num_classes=5, img_size=(64, 32), **options)
+        with pytest.raises(ValueError, match="'glca' and glca_keys='global' expected"):
+            dl.explorers.glca(model, images, pictures)
+
+
+def pair_maps(vit, image, partner) -> torch.Tensor:
+    """The image's maps over both (L, N, 2N) by Eq. 4 as it is written: both streams apart, keys and values stacked."""
+    streams, maps = [embed(vit, x[None]) for x in (image, partner)], []
+    for block in vit.blocks:
+        layer, into_heads = block.attn, "B N (three H d) -> three B H N d"
+        parts = [rearrange(layer.qkv(block.norm1(x)), into_heads, three=3, H=layer.num_heads) for x in streams]
+        for i, (query, _, _) in enumerate(parts):
+            keys, values = (torch.cat([parts[i][part], parts[1 - i][part]], dim=2) for part in (1, 2))
+            weights = (query @ keys.transpose(-2, -1) * layer.scale).softmax(dim=-1)
+            streams[i] = streams[i] + layer.proj(rearrange(weights @ values, "B H N d -> B N (H d)"))
+            streams[i] = streams[i] + block.mlp(block.norm2(streams[i]))
+            if i == 0:
+                maps.append(weights[0].mean(dim=0))
+    return torch.stack(maps)
+
+
+@browser
+@torch.no_grad()
+def test_pwca_leaks_to_the_partner_and_not_at_all_to_itself(people, show):
+    model, images, pictures = people
+    page = show(dl.explorers.pwca(model, images, pictures, ["second", "third"]))
+    says = page.locator(".says")
+
+    def agrees(partner: int, token: int, layer: int) -> None:
+        rows = pair_maps(model.backbone, images[0], images[partner])[:, token]
+        own, other = rows[layer - 1, :33], rows[layer - 1, 33:]
+        named = [100 * x.item() for x in (other.sum(), own[1:].max(), other[1:].max())]
+        assert shares(says.inner_text())[:3] == pytest.approx(named, abs=0.06)
+        table = shares(page.locator(".bars").inner_text())
+        assert table == pytest.approx((100 * rows[:, 33:].sum(dim=1)).tolist(), abs=0.06)
+
+    agrees(partner=1, token=0, layer=6)
+    page.locator("[data-token='14']").tap()
+    page.get_by_role("slider", name="layer").fill("2")
+    agrees(partner=1, token=14, layer=2)
+    page.get_by_role("combobox", name="partner").select_option("third")
+    page.locator("[data-token='20']").hover()
+    agrees(partner=2, token=20, layer=2)
+    page.locator("[data-token='14']").tap()
+    page.keyboard.press("ArrowUp")
+    agrees(partner=2, token=10, layer=2)
+    assert "divided by two" not in says.inner_text()
+    page.get_by_role("combobox", name="partner").select_option("itself")
+    agrees(partner=0, token=10, layer=2)
+    assert shares(page.locator(".bars").inner_text()) == [50.0] * 6
+    assert "divided by two: no weight differs by more than 0.00 %" in says.inner_text()
+    half = dl.attention_maps(model, images[:1]).mean(dim=2)[1, 0, 10, 1:].max() / 2
+    assert shares(says.inner_text())[1:3] == pytest.approx([100 * half.item()] * 2, abs=0.06)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_pwca_asks_for_a_name_for_each_partner(people):
+    with pytest.raises(ValueError, match="2 names expected"):
+        dl.explorers.pwca(*people, ["second"])

@@ -17,10 +17,12 @@ def test_embedding_and_prediction_leave_pwca_out_and_follow_the_definitions():
 def test_bnneck_normalises_by_the_batch_and_tracks_only_when_told():
     head = BNNeckHead(6, 3).double()
     features = torch.randn(8, 6, dtype=torch.float64) * 3 + 1
-    before = head.norm.running_mean.clone()
+    before, calls = head.norm.running_mean.clone(), []
+    head.norm.register_forward_hook(lambda *_: calls.append(head.norm.training))
     untracked = head(features, track=False)
     torch.testing.assert_close(head.norm.running_mean, before)
     assert head.norm.num_batches_tracked == 0
+    assert calls == [True]  # the module itself, which several GPUs replace by SyncBatchNorm
     normal = (features - features.mean(0)) / (features.var(0, unbiased=False) + head.norm.eps).sqrt()
     torch.testing.assert_close(untracked, normal @ head.classifier.weight.T)
     torch.testing.assert_close(head(features), untracked)

@@ -17,7 +17,7 @@ def test_list_names_everything(capsys):
     assert all(name in shown for name in ("dcal-reid", "cpu-quick", "dcal_deit_tiny_patch16_224", "market1501"))
 
 
-def test_list_tells_what_recipes_cost(capsys, monkeypatch):
+def test_list_tells_what_recipes_cost_and_what_the_paper_scored(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("dcal_lite.__main__.list_recipes", lambda: {"hacnn-reid": ["paper", "t4", "toy"]})
     assert main(["list", "--recipes"]) == 0
     rows = capsys.readouterr().out.splitlines()
@@ -25,7 +25,15 @@ def test_list_tells_what_recipes_cost(capsys, monkeypatch):
         ["hacnn-reid", preset, "hacnn", "market1501", f"{150 * (12_936 // 32):,}"] for preset in ("paper", "t4")
     ]
     cost = estimate(dl.load_recipe("hacnn-reid"))
-    assert rows[1].split()[-2:] == [f"{cost.hours('T4'):.2f}", f"{cost.hours('H200'):.2f}"]
+    scores = [
+        word for claim in dl.load_claims()["hacnn-market1501"].claims for word in (claim.metric, str(claim.value))
+    ]
+    hours = [f"{cost.hours('T4'):.2f}", f"{cost.hours('H200'):.2f}"]
+    assert rows[1].replace(",", " ").split()[-6:] == [*hours, *scores]
+    monkeypatch.setattr("dcal_lite.__main__.estimate", lambda recipe: cost)
+    monkeypatch.chdir(tmp_path)  # where there is no ledger
+    assert main(["list", "--recipes"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-3:] == [*hours, "-"]
 
 
 def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
@@ -35,7 +43,7 @@ def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["top1"] == pytest.approx(json.loads((tmp_path / "result.json").read_text())["scores"]["top1"])
-    assert main(["evaluate", str(tmp_path), "eval_flip=true"]) == 0
+    assert main(["evaluate", str(tmp_path), "eval_flip=true", "--device", "cpu"]) == 0
     recipe = dl.load_recipe(tmp_path / "recipe.yaml")
     data = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
     flipped = dl.evaluate(dl.load_model(tmp_path / "model.safetensors"), data, **recipe.evaluation() | {"flip": True})

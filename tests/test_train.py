@@ -12,12 +12,17 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dcal_lite as dl
-from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
-from dcal_lite.train import branch_losses, create_optimizer, learning_rate
+from dcal_lite import optimisation
+from dcal_lite.optimisation import Objective
+from dcal_lite.train import _share_statistics
 
 TIMES = ("seconds", "images_per_second", "waiting")
+ROOT = str(Path(dl.__file__).parents[1])
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ROOT}
 TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_every": 1}
 
 
@@ -123,31 +128,54 @@ def whole_batches():
 
 DOUBLE = """
 import json, sys, torch
+from torch.distributed.nn.functional import all_gather
+from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 torch.set_num_threads(1)
 import dcal_lite as dl
 from dcal_lite import train
 from dcal_lite.data.transforms import augment
 from dcal_lite.models import create_model
+
+class Whole(_BatchNorm):  # does what SyncBatchNorm does, which refuses CPUs
+    def _check_input_dim(self, x):
+        pass
+
+    def forward(self, x):
+        return super().forward(torch.cat(all_gather(x))).split(len(x))[torch.distributed.get_rank()].clone()
+
+def share(objective, processes, device, original=train._share_statistics):
+    original(objective, processes, torch.device("cuda"))
+    for part in objective.modules():
+        if isinstance(part, SyncBatchNorm):
+            part.__class__ = Whole
+
+torch.Tensor.float = torch.Tensor.double  # also where the library asks for float32
 train.create_model = lambda **k: create_model(**k).double()
 train.augment = lambda *a, **k: augment(*a, **k).double()
 train.evaluate = lambda *a, **k: {"top1": 0.0}
+if "--as-on-gpus" in sys.argv:
+    train._share_statistics = share
 run = dl.fit(dl.load_recipe(sys.argv[1]), output=sys.argv[2], progress=False)
 """
 
 
-def in_float64(folder, recipe, processes):
+def in_float64(folder, recipe, processes, *options):
     """The history and weights of a run in float64, in a process of its own or in several."""
     folder.mkdir()
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     (folder / "script.py").write_text(DOUBLE)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] * (processes > 1)
-    command = [sys.executable, *launch, str(folder / "script.py"), str(folder / "recipe.yaml"), str(folder / "run")]
-    root = str(Path(dl.__file__).parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": root}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    words = [str(folder / "script.py"), str(folder / "recipe.yaml"), str(folder / "run"), *options]
+    done = subprocess.run([sys.executable, *launch, *words], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     return rows, weights(folder / "run")
+
+
+def assert_equal_losses(rows, others):
+    for row, expected in zip(rows, others, strict=True):
+        for name in (name for name in expected if name.startswith("loss/")):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -158,12 +186,67 @@ def test_two_processes_do_what_one_does(pairs, tmp_path):
         recipe = replace(recipe, triplet=("sa",))
     one = in_float64(tmp_path / "one", replace(recipe, accumulate=2) if pairs else recipe, 1)
     two = in_float64(tmp_path / "two", recipe, 2)
-    for row, expected in zip(two[0], one[0], strict=True):
-        for name in (name for name in expected if name.startswith("loss/")):
-            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
+    assert_equal_losses(two[0], one[0])
     if not pairs:  # running statistics are those of the first process's part
         for name, value in two[1].items():
             torch.testing.assert_close(value, one[1][name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_two_gpus_do_what_one_does_with_batchnorm_too(tmp_path):
+    """Losses, weights and running statistics; a batch is computed in two parts, of which each process has a half."""
+    recipe = tiny_recipe("rga-reid", epochs=1, accumulate=2, optimizer="sgd", lr=0.02)
+    one = in_float64(tmp_path / "one", recipe, 1)
+    two = in_float64(tmp_path / "two", recipe, 2, "--as-on-gpus")
+    assert_equal_losses(two[0], one[0])
+    for name, value in two[1].items():
+        torch.testing.assert_close(value, one[1][name], rtol=1e-4, atol=1e-5)  # unshared, they differ by 1 and more
+
+
+@pytest.mark.parametrize("name", ["dcal-reid", "rga-reid", "hacnn-reid"])
+def test_statistics_are_shared_on_several_gpus_only(name):
+    """The same parameters under the same names, for the optimiser and the file hold them; the same evaluation."""
+    recipe = tiny_recipe(name)
+    model = dl.create_model(recipe.model, num_classes=5, img_size=recipe.img_size, **recipe.model_args).eval()
+    objective, images = Objective(recipe, model), torch.randn(2, 3, *recipe.img_size)
+    state, embedding = model.state_dict(keep_vars=True), model(images).embedding
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    for processes, device in ((1, "cuda"), (2, "cpu"), (2, "cuda")):
+        assert not any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())
+        _share_statistics(objective, processes, torch.device(device))
+    found = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    assert len(found) == len(norms) > 0 and all(isinstance(part, nn.SyncBatchNorm) for part in found)
+    assert {key: id(value) for key, value in state.items()} == {
+        key: id(value) for key, value in model.state_dict(keep_vars=True).items()
+    }
+    assert torch.equal(model(images).embedding, embedding)
+
+
+LAUNCHED = """
+import sys
+import dcal_lite as dl
+from accelerate import notebook_launcher
+recipe, folder = dl.load_recipe(sys.argv[1]), sys.argv[3]
+notebook_launcher(lambda: dl.fit(recipe, output=folder, progress=False), num_processes=2)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", pytest.param("notebook", marks=pytest.mark.slow)])
+def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
+    recipe = whole_batches()
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    launch = ["-c", LAUNCHED]
+    if launcher == "accelerate":
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "dcal_lite", "train"]
+    words = [*launch, str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == (launcher == "accelerate")  # not by each of them
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text())["processes"] == 2
+    losses = [json.loads(line)["loss/total"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    alone = dl.fit(recipe, output=tmp_path / "alone", device="cpu", progress=False)
+    assert losses == pytest.approx([row["loss/total"] for row in alone.history], rel=1e-5)
 
 
 def test_parts_have_the_gradient_of_the_whole_batch(tmp_path):
@@ -192,8 +275,8 @@ def test_recomputed_blocks_give_the_same_bits(tmp_path):
 def test_a_negative_total_is_explained_once(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "dcal_lite")
     small = {"sa": 1e-3, "glca": 1e-3, "pwca": 1e-3}  # losses, as after long training
-    losses = dl.train.branch_losses
-    monkeypatch.setattr(dl.train, "branch_losses", lambda *a: {k: v * small[k] for k, v in losses(*a).items()})
+    losses = optimisation.branch_losses
+    monkeypatch.setattr(optimisation, "branch_losses", lambda *a: {k: v * small[k] for k, v in losses(*a).items()})
     run = dl.fit(tiny_recipe(lr=0.01, optimizer="adamw"), output=tmp_path, progress=False)
     assert all(row["loss/total"] < 0 for row in run.history)
     assert [record.message.count("no error") for record in caplog.records].count(1) == 1
@@ -222,6 +305,16 @@ def test_a_tracker_gets_every_row(tmp_path, monkeypatch):
 
     run = dl.fit(tiny_recipe(), output=tmp_path / "kept", tracker=Kept(), progress=False)
     assert Kept.rows == [str(tiny_recipe().lr), *((row["epoch"], row["loss/total"]) for row in run.history)]
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with (
+        pytest.warns(UserWarning, match="no supported trackers"),
+        pytest.raises(ValueError, match="the package of the tracker 'tensorboard' is missing: install it"),
+    ):
+        dl.fit(tiny_recipe(), output=tmp_path, tracker="tensorboard", progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_notebook_is_told_of_every_epoch(tmp_path):
@@ -259,12 +352,12 @@ while True:
 @pytest.mark.parametrize("kills", [4, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
     """kill -9 at random moments, also while a checkpoint is written: the same weights as the run nobody touched."""
-    recipe = tiny_recipe(epochs=2, eval_every=0)
+    recipe = tiny_recipe(epochs=2, eval_every=0, accumulate=2)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     dl.fit(recipe, output=tmp_path / "whole", progress=False)
     numbers = str(kills), str(rng.integers(2**31))
     command = [sys.executable, "-c", KILLER, str(tmp_path / "recipe.yaml"), str(tmp_path / "runs"), *numbers]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(command, check=True, env=ENVIRONMENT)
     for folder in (tmp_path / "runs").iterdir():
         assert_equal_runs(tmp_path / "whole", folder)
         assert not list(folder.rglob("*.tmp"))
@@ -292,7 +385,7 @@ def test_a_full_disk_costs_no_run(tmp_path):
     recipe = tiny_recipe(epochs=2, eval_every=0)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     command = [sys.executable, "-c", FULL, str(tmp_path / "recipe.yaml"), str(tmp_path / "full")]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 2 and "is the disk full?" in done.stderr.splitlines()[-1]
     assert [path.name for path in (tmp_path / "full" / "last").iterdir()] == ["epoch-0001-step-000000.pt"]
     for folder in ("whole", "full"):
@@ -334,55 +427,6 @@ def test_a_missing_or_foreign_weight_file_is_named_before_anything_is_written(tm
     with pytest.raises(ValueError, match=r"'none\.safetensors' not found"):
         dl.fit(tiny_recipe(), weights=tmp_path / "none.safetensors", output=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-
-
-def test_learning_rate_is_linear_then_a_cosine():
-    recipe = dl.load_recipe("dcal-reid")
-    assert learning_rate(recipe, 0) == pytest.approx(0.01)
-    assert learning_rate(recipe, 2.5) == pytest.approx((0.01 + 1) / 2)
-    assert learning_rate(recipe, 60) == pytest.approx((1 + 0.002) / 2)
-    assert learning_rate(recipe, 120) == pytest.approx(0.002)
-
-
-def test_learning_rate_is_halved_where_the_recipe_says():
-    recipe = dl.load_recipe("rga-reid")
-    assert learning_rate(recipe, 10) == pytest.approx(0.01 + 0.99 / 2)
-    expected = [0.5 ** ((epoch >= 80) + sum(epoch >= e for e in range(120, 361, 40))) for epoch in range(20, 600)]
-    assert [learning_rate(recipe, epoch) for epoch in range(20, 600)] == expected
-    constant = dl.load_recipe("hacnn-reid")
-    assert {learning_rate(constant, epoch) for epoch in (0, 75, 149.9)} == {1.0}
-
-
-def test_every_parameter_is_optimised_once_and_decayed_as_the_recipe_says():
-    vit, resnet = "backbone.blocks.0.mlp.fc1", "backbone.layer1.0.bn1"
-    for name, layer in {"dcal-reid": vit, "dcal-fgvc": vit, "rga-reid": resnet, "hacnn-reid": "stem.1"}.items():
-        recipe = dl.load_recipe(name, preset="toy")
-        model = dl.create_model(recipe.model, num_classes=5, img_size=recipe.img_size, **recipe.model_args)
-        weighting = UncertaintyWeighting(model.branches)
-        groups = create_optimizer(recipe, model, weighting).param_groups
-        found = {id(p): group for group in groups for p in group["params"]}
-        named = dict(model.named_parameters())
-        wanted = [p for p in (*named.values(), *weighting.parameters()) if p.requires_grad]
-        assert len(wanted) == len(found) == sum(len(group["params"]) for group in groups)
-        assert all(found[id(w)]["weight_decay"] == 0 for w in weighting.parameters())
-        weight, bias = named[f"{layer}.weight"], named[f"{layer}.bias"]
-        decayed = recipe.decay_vectors or weight.ndim > 1
-        assert found[id(weight)]["weight_decay"] == (recipe.weight_decay if decayed else 0)
-        assert found[id(bias)]["weight_decay"] == (recipe.weight_decay if recipe.decay_vectors else 0)
-        assert found[id(bias)]["peak"] == recipe.bias_lr * recipe.lr
-
-
-def test_branch_losses_use_each_images_own_label():
-    recipe = dl.load_recipe("dcal-reid", label_smoothing=0.1)
-    torch.manual_seed(0)
-    logits, features, targets = torch.randn(6, 4), torch.randn(6, 8), torch.tensor([0, 0, 1, 1, 2, 3])
-    output = dl.Output({"sa": logits, "pwca": -logits}, {"sa": features, "pwca": 2 * features})
-    losses = branch_losses(recipe, output, targets)
-    for branch, sign in (("sa", 1), ("pwca", -1)):
-        log = (sign * logits).log_softmax(1)
-        smoothed = -(0.9 * log[range(6), targets] + 0.1 * log.mean(1)).mean()
-        expected = smoothed + (batch_hard_triplet(features, targets) if branch == "sa" else 0)
-        torch.testing.assert_close(losses[branch], expected)
 
 
 def test_losses_are_summed_where_the_recipe_says(tmp_path):

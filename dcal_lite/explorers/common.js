@@ -4,7 +4,7 @@ const STYLE = `
 .explorer { margin: 0.5rem 0; color: inherit; font-size: 0.95rem; line-height: 1.4 }
 .explorer .panels { display: flex; gap: 0.4rem 1.2rem; align-items: flex-end }
 .explorer .panel { margin: 0; flex: 1 1 0; max-width: 14rem }
-.explorer .panel figcaption { font-weight: 600; margin: 0 }
+.explorer .panel figcaption { color: inherit; font-weight: 600; margin: 0; text-align: left }
 .explorer svg { display: block; touch-action: manipulation; width: 100% }
 .explorer svg text { font: 600 5px sans-serif; fill: #fff; pointer-events: none }
 .explorer image { image-rendering: pixelated }
@@ -17,6 +17,13 @@ const STYLE = `
   border: 1px solid currentcolor; border-radius: 4px; min-height: 2rem }
 .explorer select option { color: #000; background: #fff }
 .explorer output { font-variant-numeric: tabular-nums; min-width: 3ch; display: inline-block }
+.explorer .bars { border-collapse: collapse; margin: 0.6rem 0; width: 100%; max-width: 30rem }
+.explorer .bars th, .explorer .bars td { padding: 0 0.8rem 0.1rem 0; text-align: left; background: none; border: 0;
+  font-weight: 400 }
+.explorer .bars tr > :first-child { width: 1%; white-space: nowrap }
+.explorer .bars thead th, .explorer .bars [aria-current] > * { font-weight: 600 }
+.explorer .bars td { font-variant-numeric: tabular-nums; width: 50% }
+.explorer .bars td div { height: 0.35rem; background: #0072b2 }
 .explorer .ranked { display: flex; gap: 0.2rem }
 .explorer .ranked > * { flex: 1 1 0; max-width: 3.2rem; min-width: 0; text-align: center }
 .explorer .ranked img { background: none !important; border: 3px solid transparent; box-sizing: border-box; display: block;
@@ -30,8 +37,8 @@ const STYLE = `
 .explorer .dragged { cursor: grab; touch-action: none }
 .explorer .crops { display: grid; gap: 0.2rem; max-width: 8rem }
 .explorer canvas { box-shadow: 0 0 0 1px; box-sizing: border-box; image-rendering: pixelated; width: 100% }
-.explorer table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums }
-.explorer th, .explorer td { text-align: right; padding: 0.1rem 0.6rem }
+.explorer .numbers { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums }
+.explorer .numbers :is(th, td) { text-align: right; padding: 0.1rem 0.6rem }
 .explorer p { margin: 0.4rem 0; max-width: 38rem }
 .explorer .says { min-height: 2.8em }`;
 
@@ -66,6 +73,7 @@ function decodeFloats(text) {
 
 const times = (count, value) => Array.from({ length: count }, (_, k) => value(k));
 
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 // A labelled slider with its value; `show` writes the value. `put` moves it from outside.
@@ -120,7 +128,8 @@ function tokenGrid({ href, rows, columns, picked, label, classToken = true }) {
     if (picked) {
       set(rect, { role: "radio", "aria-label": nameOf(i, columns), "data-token": i });
       rect.addEventListener("click", () => choose(i).focus());
-      rect.addEventListener("pointerover", (event) => event.pointerType === "mouse" && choose(i));
+      // Not pointerover: a resting mouse "enters" again when frames are drawn anew, against the keyboard.
+      rect.addEventListener("pointermove", (event) => event.pointerType === "mouse" && i !== current && choose(i));
     }
     cells[i] = rect;
     svg.append(rect);
@@ -149,9 +158,8 @@ function tokenGrid({ href, rows, columns, picked, label, classToken = true }) {
   return {
     node: svg,
     show: (source) => image.setAttribute("href", source),
-    // Values of the patches, class token excluded: what is low is dimmed.
-    paint(values) {
-      const top = Math.max(...values, 1e-12);
+    // Values of the patches, class token excluded: what is low beside `top` is dimmed.
+    paint(values, top = Math.max(...values, 1e-12)) {
       values.forEach((value, i) => {
         set(cells[i + 1], { fill: "#000", "fill-opacity": (0.85 * (1 - value / top)).toFixed(3) });
       });
@@ -161,6 +169,23 @@ function tokenGrid({ href, rows, columns, picked, label, classToken = true }) {
 }
 
 const panel = (title, node) => make("figure", { class: "panel" }, make("figcaption", {}, title), node);
+
+// A table of bars: `show` takes rows of a label and, for each further head, [share of the full width, text], and the
+// number of the row that is marked, if any.
+function bars(heads) {
+  const body = make("tbody");
+  const bar = ([share, text]) => make("td", {}, text,
+    make("div", { style: `width: ${Math.max(0, 100 * share).toFixed(1)}%` }));
+  const row = ([label, ...cells]) => make("tr", {}, make("th", { scope: "row" }, label), ...cells.map(bar));
+  return {
+    node: make("table", { class: "bars" },
+      make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))), body),
+    show(rows, marked) {
+      body.replaceChildren(...rows.map(row));
+      if (marked !== undefined) set(body.children[marked], { "aria-current": true });
+    },
+  };
+}
 
 // What an explorer shows of a token, in words.
 function nameOf(token, columns) {

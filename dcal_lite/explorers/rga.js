@@ -77,7 +77,7 @@ function render(context) {
         panel("it to all", out.node), panel("all to it", into.node)),
       make("p", {}, `Its relations, embedded, before normalisation. For all ${n} positions this takes ` +
         `${products(n * n * width + n ** 3 / 4)} products by the affinity, ${products(n * n * width / 2)} in brackets.`),
-      make("table", { "aria-label": "embedded relations" },
+      make("table", { class: "numbers", "aria-label": "embedded relations" },
         make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)))),
         body),
       says);

@@ -53,8 +53,8 @@ function render(context) {
       rolling.paint([...all.slice(1)]);
       single.describe(`attention of layer ${state.layer}: ${words(one)}`);
       rolling.describe(`rollout of layers 1 to ${state.layer}: ${words(all)}`);
-      const who = nameOf(state.token, columns);
-      says.textContent = `${who[0].toUpperCase()}${who.slice(1)} asks. Layer ${state.layer} alone: ${words(one)}. ` +
+      const who = capital(nameOf(state.token, columns));
+      says.textContent = `${who} asks. Layer ${state.layer} alone: ${words(one)}. ` +
         `Rollout of layers 1 to ${state.layer}: ${words(all)}.`;
     }
 

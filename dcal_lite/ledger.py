@@ -1,0 +1,237 @@
+"""The ledger: every number that the papers' tables claim, the recipe that answers it, and what our runs said.
+
+`book/results/claims.csv` has a line for each number. The lines of one `row` are about one experiment: a recipe with
+overrides, and perhaps further ones that concern the evaluation only: the same trained model is then evaluated again.
+"""
+
+import csv
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from dcal_lite.checkpoint import write_json
+from dcal_lite.costs import Cost, estimate
+from dcal_lite.data import load_dataset
+from dcal_lite.errors import check_choice
+from dcal_lite.evaluation import evaluate
+from dcal_lite.models import load_model
+from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
+from dcal_lite.train import fit, run_folder
+
+CLAIMS, RESULTS = "book/results/claims.csv", "book/results/runs"  # in the repository
+FULL = ("paper", "t4")  # presets that train as the paper does
+CHOICES = {
+    "paper": ("DCAL", "RGA", "HA-CNN"),
+    "metric": ("mAP", "rank1", "top1"),
+    "sure": ("seen", "inferred", "unverified", ""),
+    "claimant": ("paper", "re-run", "none"),
+    "runnable": ("yes", "no"),
+}
+EVALUATION = ("dataset_args.protocol", "model_args.inference", "eval_flip", "distance", "rerank")  # no part of training
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number that somebody published, or one that nobody did although it is worth knowing."""
+
+    metric: str  # "mAP", "rank1" or "top1"
+    value: float | None  # percent; None: nobody published it
+    where: str  # in the publication
+    source: str  # the public copy in which it was read
+    sure: str  # "seen", "inferred", "unverified" (recalled: check it before use), or "" without a value
+    claimant: str  # "paper", "re-run" (by a third party) or "none"
+
+
+class Runs(NamedTuple):
+    """Results of one experiment, each as `load_results` returns it."""
+
+    full: list[dict[str, Any]]  # trained by the paper's recipe
+    reduced: list[dict[str, Any]]  # by another preset or with changed settings: no reproduction
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A row of the ledger."""
+
+    row: str  # its name
+    paper: str  # whose method it is
+    method: str
+    backbone: str
+    dataset: str  # as `load_dataset` knows it, if the row is runnable
+    protocol: str
+    recipe: str  # name
+    overrides: dict[str, Any]  # of the recipe
+    evaluation: dict[str, Any]  # further ones, which training does not heed
+    runnable: bool
+    note: str  # why it is not runnable, or how it is to be read
+    claims: tuple[Claim, ...] = ()
+
+    def resolve(self, **overrides: Any) -> Recipe:
+        """The recipe to train by; overrides as in `load_recipe`, `preset` and `seed` among them.
+
+        Raises:
+            ValueError: the row is not runnable, or as in `load_recipe`.
+        """
+        if not self.runnable:
+            raise ValueError(f"{self.row} cannot be run: {self.note}")
+        return load_recipe(self.recipe, **self.overrides | overrides)
+
+    def cost(self, **overrides: Any) -> Cost:
+        """What training costs; overrides as in `resolve`."""
+        return estimate(self.resolve(**overrides))
+
+    def command(self, arguments: str = "") -> str:
+        """The command line that makes a result of this row; arguments as in "preset=t4 --seeds 0 1 2"."""
+        return f"make reproduce ROW={self.row}" + (f" ARGS={shlex.quote(arguments)}" if arguments else "")
+
+    def runs(self, results: Sequence[Mapping[str, Any]]) -> Runs:
+        """Those of `load_results` that belong to this experiment, by the digests of their recipes."""
+        own = [dict(result) for result in results if self.runnable and self._owns(result)]
+        full = [result for result in own if result["preset"] in FULL and not result.get("changes")]
+        return Runs(full, [result for result in own if result not in full])
+
+    def _owns(self, result: Mapping[str, Any]) -> bool:
+        kind = result["recipe"], result["dataset"], result.get("evaluation", {})
+        if kind != (self.recipe, self.dataset, self.evaluation):
+            return False
+        changes = result.get("changes", {})
+        recipe = self.resolve(preset=result["preset"], seed=result["seed"], **changes)
+        return recipe.digest == result["digest"] and (not changes or result["row"] == self.row)
+
+
+# ------------------------------------------------------------------------------------------------------- the file
+
+
+def load_claims(path: str | Path = CLAIMS) -> dict[str, Experiment]:
+    """Read the ledger.
+
+    Returns:
+        The experiments by their rows, in the order of the file.
+
+    Raises:
+        ValueError: a line is wrong; its number is named.
+    """
+    columns = {item.name for item in (*fields(Claim), *fields(Experiment))} - {"claims"}
+    experiments: dict[str, Experiment] = {}
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file)
+        if set(lines.fieldnames or ()) != columns:
+            raise ValueError(f"{path} must have the columns {', '.join(sorted(columns))}, got {lines.fieldnames}")
+        for line in lines:
+            try:
+                experiment = _experiment(line, experiments.get(line["row"]))
+            except ValueError as error:
+                raise ValueError(f"line {lines.line_num} of {path}: {error}") from None
+            experiments[experiment.row] = experiment
+    return experiments
+
+
+def _experiment(line: dict[str, Any], known: Experiment | None) -> Experiment:
+    """The experiment that a line is about, with the claims known so far and the line's own."""
+    if None in line or None in line.values():
+        raise ValueError("as many cells as in the first line expected; a cell with a comma needs quotes")
+    for column, options in CHOICES.items():
+        check_choice(column, line[column], options)
+    own = {item.name: line[item.name] for item in fields(Experiment) if item.name != "claims"}
+    overrides, evaluation = (parse_overrides(shlex.split(line[key])) for key in ("overrides", "evaluation"))
+    own |= {"overrides": overrides, "evaluation": evaluation, "runnable": line["runnable"] == "yes"}
+    experiment, claim = Experiment(**own), _claim(line)
+    if known is None:
+        _check(experiment)
+        return replace(experiment, claims=(claim,))
+    for column, value in own.items():
+        if getattr(known, column) != value:
+            raise ValueError(f"row {known.row} has another {column} here than above: one row, one experiment")
+    if claim in known.claims:
+        raise ValueError(f"this {claim.metric} of {known.row} stands above, too: delete one")
+    return replace(known, claims=(*known.claims, claim))
+
+
+def _claim(line: dict[str, str]) -> Claim:
+    published = line["claimant"] != "none"
+    if (bool(line["value"]), bool(line["sure"])) != (published, published):
+        raise ValueError("a value and how sure it is expected, or neither of them where the claimant is none")
+    try:
+        value = float(line["value"]) if published else None
+    except ValueError:
+        raise ValueError(f"a value in percent expected, got {line['value']!r}") from None
+    return Claim(line["metric"], value, line["where"], line["source"], line["sure"], line["claimant"])
+
+
+def _check(experiment: Experiment) -> None:
+    """Raise ValueError unless the row says why it is not runnable, or its recipe can be resolved."""
+    if not experiment.runnable:
+        if experiment.recipe or not experiment.note:
+            raise ValueError(f"row {experiment.row} is not runnable: a note that says why expected, and no recipe")
+        return
+    check_choice("recipe", experiment.recipe, list_recipes())
+    for key in experiment.evaluation:
+        check_choice("override of the evaluation", key, EVALUATION)
+    found = experiment.resolve(**experiment.evaluation).dataset
+    if found != experiment.dataset:
+        raise ValueError(f"dataset {experiment.dataset} expected, but the overrides lead to {found}")
+
+
+# ------------------------------------------------------------------------------------------------------- running it
+
+
+def reproduce(
+    experiment: Experiment,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    results: str | Path = RESULTS,
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Path:
+    """Train as a row says, evaluate, and write the result's file. A stopped run goes on, a finished one is taken up.
+
+    Args:
+        experiment: of `load_claims`.
+        overrides: as in `Experiment.resolve`.
+        results: folder for the result.
+        root, device: as in `fit`.
+        options: of `fit`: weights, workers, save_minutes, compiled, tracker, progress.
+
+    Returns:
+        The result's file, `<row>-<preset>-s<seed>.json`; with the recipe's digest in it where settings are changed.
+
+    Raises:
+        ValueError: as in `Experiment.resolve` and `fit`.
+    """
+    overrides = dict(overrides or {})
+    recipe = experiment.resolve(**overrides)
+    if not experiment.evaluation:
+        _, result = _trained(recipe, root=root, device=device, **options)
+    else:
+        test = experiment.resolve(**overrides | experiment.evaluation)
+        dataset = load_dataset(test.dataset, root, **test.dataset_args)  # before hours of training: is all of it there?
+        model, result = _trained(recipe, root=root, device=device, **options)
+        if "inference" in test.model_args:
+            model.inference = test.model_args["inference"]
+        result["scores"] = evaluate(model, dataset, progress=options.get("progress", True), **test.evaluation())
+    changes = {key: value for key, value in overrides.items() if key not in ("preset", "seed")}
+    result |= {"row": experiment.row, "evaluation": experiment.evaluation, "changes": changes}
+    name = [experiment.row, recipe.preset, *([recipe.digest] if changes else []), f"s{recipe.seed}"]
+    path = Path(results) / f"{'-'.join(name)}.json"
+    if PartialState().is_main_process:
+        write_json(path, result)
+    PartialState().wait_for_everyone()
+    return path
+
+
+def _trained(recipe: Recipe, *, device: str | torch.device | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The trained model and its result. A finished run keeps the device, versions and commit it was made with."""
+    folder = run_folder(recipe)
+    if (folder / "result.json").is_file():
+        model = load_model(folder / "model.safetensors").to(device or PartialState().device)
+        return model, json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    run = fit(recipe, device=device, **options)
+    return run.model, run.result
