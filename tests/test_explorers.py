@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import io
 import json
 import re
 import shutil
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 
 import dcal_lite as dl
 from dcal_lite.backbones import embed
 from dcal_lite.data.transforms import prepare
+from dcal_lite.hacnn import crop_regions, strip_centres
 
 CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: `make browser` installs Debian's")
@@ -122,6 +125,223 @@ def test_rollout_by_touch_mouse_and_keyboard(people, show):
     one = 100 * maps[2, 2, 1, 7, 1:].max().item()
     assert shares(says.inner_text())[0] == pytest.approx(one, abs=0.06)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.fixture(scope="module")
+def walkers():
+    """Three images of Promenade's queries, by three cameras, as the convolutional zoo takes them and to look at."""
+    pictures = dl.load_dataset("promenade", train=8, test=8, strangers=8)["query"].images((64, 32))[[1, 2, 20]]
+    recipe = dl.load_recipe("rga-reid", preset="toy")
+    return prepare(pictures, (64, 32), mean=recipe.mean, std=recipe.std), pictures
+
+
+def affinity_of(model, images, stage: int):
+    """The affinity (n, N, N), embedded relations (n, R, N) and gates (n, N) of a spatial gate, by the affinity."""
+    gate, seen = model.attention[stage - 1].gates["s"], []
+    hook = gate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    gates = dl.outputs_of(model, dl.RelationGate, images)[2 * stage - 2]
+    hook.remove()
+    theta, phi, _ = gate.project(seen[0].unsqueeze(2)).squeeze(2).chunk(3, dim=1)
+    R = theta.mT @ phi
+    return R, gate.relate.weight @ torch.cat([R.mT, R], dim=1), gates[:, 0]
+
+
+@browser
+def test_rga_by_touch_mouse_and_keyboard(walkers, show):
+    images, pictures = walkers
+    model = dl.load_model("promenade-rga")
+    page = show(dl.explorers.rga(model, images, pictures))
+    with torch.no_grad():
+        R, embedded, gates = affinity_of(model.double().eval(), images.double(), stage=2)
+    says = page.locator(".says")
+
+    def agrees(image: int, position: int) -> None:
+        row, column = R[image, position], R[image, :, position]
+        numbers = [float(x) for x in re.findall(r"\d+\.\d{3}", says.inner_text())]
+        expected = [x.item() for x in (gates[image, position], row.max(), column.max())]
+        assert numbers == pytest.approx(expected, abs=0.0006)
+        table = [[float(x) for x in line.split()] for line in page.locator("tbody tr").all_inner_texts()]
+        for k, (number, affinity, brackets, difference) in enumerate(table):
+            assert number == k + 1
+            assert [affinity, brackets] == pytest.approx([embedded[image, k, position].item()] * 2, abs=2e-4)
+            assert abs(difference) < 1e-12
+        assert len(table) == embedded.shape[1]
+
+    agrees(image=0, position=0)
+    page.locator("[data-token='14']").tap()
+    assert says.inner_text().startswith("The position in row 4, column 2 has the gate")
+    agrees(image=0, position=13)
+    page.keyboard.press("ArrowDown")
+    agrees(image=0, position=17)
+    page.get_by_role("combobox", name="image").select_option(index=2)
+    page.locator("[data-token='7']").hover()
+    agrees(image=2, position=6)
+    assert page.locator("[data-token='0']").count() == 0  # a map of features has no class token
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_rga_wants_a_spatial_gate_with_relations(walkers):
+    for options in ({"variant": "c"}, {"variant": None}, {"relations": False}):
+        model = dl.create_model("rga_resnet50", img_size=(64, 32), **options)
+        with pytest.raises(ValueError, match="stage 2 has no spatial gate with relations"):
+            dl.explorers.rga(model, *walkers)
+
+
+@pytest.fixture(scope="module")
+def regions(walkers):
+    """HA-CNN, three images, and two moments of its training: before it, and halfway to where it ends."""
+    images, pictures = walkers
+    model = dl.load_model("promenade-hacnn")
+    end = torch.stack([centres for _, centres in dl.outputs_of(model, dl.HarmoniousAttention, images)])
+    start = strip_centres(4).expand_as(end)
+    return model, images, pictures, torch.stack([start, (start + end) / 2, end])
+
+
+@browser
+def test_hacnn_by_touch_mouse_and_keyboard(regions, show):
+    model, images, pictures, path = regions
+    page = show(dl.explorers.hacnn(model, images, pictures, [*path[:-1]]))
+    says, sliders = page.locator(".says"), [page.get_by_role("slider", name=name) for name in ("across", "down")]
+
+    def agrees(image: int, level: int, centres) -> None:
+        size, crop = [n // 2 ** (level + 1) for n in (64, 32)], model.crops[level]
+        picture = Image.fromarray(pictures[image].permute(1, 2, 0).numpy())
+        coarse = np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+        coarse = torch.from_numpy(coarse).permute(2, 0, 1)[None].float()
+        expected = crop_regions(coarse, centres[None], (1, 1 / 4), crop)[0]  # (T, 3, h, w)
+        addresses = page.locator("canvas").evaluate_all("all => all.map((canvas) => canvas.toDataURL())")
+        files = [io.BytesIO(base64.b64decode(address.split(",")[1])) for address in addresses]
+        seen = np.stack([Image.open(file).convert("RGB") for file in files])  # (T, h, w, 3)
+        np.testing.assert_allclose(seen, expected.permute(0, 2, 3, 1), rtol=0, atol=2)
+
+    agrees(0, 0, path[2, 0, 0])
+    page.get_by_role("combobox", name="image").select_option(index=1)
+    page.get_by_role("combobox", name="level").select_option(index=2)
+    agrees(1, 2, path[2, 2, 1])
+    page.get_by_role("slider", name="training").fill("1")
+    agrees(1, 2, path[1, 2, 1])
+    page.get_by_role("combobox", name="level").select_option(index=0)
+    page.get_by_role("combobox", name="region").select_option(index=2)
+    for slider, value in zip(sliders, ("-0.5", "0.9"), strict=True):
+        slider.fill(value)
+    sliders[1].press("ArrowLeft")
+    centres = path[1, 0, 1].clone()
+    centres[2] = torch.tensor([-0.5, 0.89])
+    agrees(1, 0, centres)
+    away = ((centres - path[1, 0, 1])[2] * torch.tensor([16, 32])).norm().item()
+    assert f"(-0.50, 0.89), {away:.1f} pixels from" in says.inner_text()
+    outside = 100 * (1 - 0.75 * (1 - (0.89 - 0.25)) / 0.5)  # 3/4 of the width; from 0.64 to 1 of 0.64 to 1.14
+    assert shares(says.inner_text()) == pytest.approx([outside], abs=0.06)
+
+    page.get_by_role("button", name="as the network has it").click()
+    agrees(1, 0, path[1, 0, 1])
+    box = page.locator("svg").bounding_box()
+    x, y = ((at + 1) / 2 for at in path[1, 0, 1, 0].tolist())
+    at = box["x"] + box["width"] * (x + 0.4) / 1.8, box["y"] + box["height"] * (64 * y + 1) / 66
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0], at[1] + box["height"] * 16 / 66, steps=3)  # a quarter of the image's height
+    page.mouse.up()
+    page.mouse.move(0, 0)
+    assert "Region 1 has" in says.inner_text()
+    assert "16.0 pixels from" in says.inner_text()
+    page.touchscreen.tap(at[0], box["y"] + box["height"] * 0.95)
+    assert "Region 4 has" in says.inner_text()
+
+    page.get_by_role("button", name="play training").click()
+    assert page.get_by_role("slider", name="training").input_value() == "0"
+    agrees(1, 0, path[0, 0, 1])
+    page.wait_for_function("document.querySelectorAll('output')[2].value === '2 of 2'")
+    agrees(1, 0, path[2, 0, 1])
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_hacnn_wants_regions_on_every_level(walkers):
+    for options in ({"branches": ["global"]}, {"cail": False}, {"port": True}):
+        model = dl.create_model("hacnn", img_size=(64, 32), **options)
+        with pytest.raises(ValueError, match="regions on every level expected"):
+            dl.explorers.hacnn(model, *walkers)
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """What `ranking` takes: a query, ten pictures of each kind, ten kinds and distances."""
+    pictures = dl.load_dataset("promenade", train=8, test=8, strangers=8)["query"].images((64, 32))
+    kinds = ["same_camera", "match", "other", "other", "match", "other", "same_camera", "other", "match", "other"]
+    gallery = {kind: pictures[i : i + 10] for i, kind in enumerate(sorted(set(kinds)))}
+    return pictures[0], gallery, kinds, [float(k) for k in range(1, 11)]
+
+
+def scores_of(kinds, distances, rule: bool):
+    """Rank-1, AP and trapezoid AP by the library, as embeddings on a line."""
+    ids = [2 if kind == "other" else 1 for kind in kinds]
+    cams = [0 if kind == "same_camera" else 1 for kind in kinds]
+    line = torch.tensor(distances, dtype=torch.float64)[:, None]
+    labels = [np.array(values) for values in ([1], ids, [0 if rule else -1], cams)]
+    scores = dl.rank_metrics(torch.zeros(1, 1).double(), line, *labels)
+    return [scores.cmc[0], scores.mAP, scores.mAP_trapezoid]
+
+
+@browser
+def test_ranking_by_touch_and_keyboard(listed, show):
+    query, gallery, kinds, distances = listed
+    kinds, distances = list(kinds), list(distances)
+    page = show(dl.explorers.ranking(query, gallery, kinds, distances))
+    says, far = page.locator(".says"), page.get_by_role("slider", name="its distance")
+
+    def agrees(rule: bool = True) -> None:
+        found = re.search(r"Rank-1 (\d), AP ([\d.]+), trapezoid AP ([\d.]+)\.$", says.inner_text())
+        assert [float(x) for x in found.groups()] == pytest.approx(scores_of(kinds, distances, rule), abs=0.0006)
+
+    agrees()
+    page.locator("[data-item='8']").tap()
+    far.fill("0.5")  # the last match comes first
+    distances[8] = 0.5
+    agrees()
+    far.press("End")
+    distances[8] = 11.0
+    agrees()
+    page.locator("[data-item='2']").tap()
+    page.keyboard.press("ArrowLeft")  # to the next nearer one, which is a match
+    page.get_by_role("combobox", name="it shows").select_option("other")
+    kinds[1] = "other"
+    agrees()
+    page.get_by_role("checkbox").uncheck()
+    agrees(rule=False)
+    far.fill("4.0")  # as far as item 3, which stays in front by its index
+    distances[1] = 4.0
+    agrees(rule=False)
+    labels = page.locator("[role=radio]").evaluate_all("nodes => nodes.map((node) => +node.dataset.item)")
+    assert labels == np.argsort(distances, kind="stable").tolist()
+    areas = [area_under(page, k) for k in (0, 1)]
+    assert areas == pytest.approx(scores_of(kinds, distances, rule=False)[1:], abs=1e-6)
+    page.get_by_role("checkbox").check()
+    for item in (4, 8):
+        page.locator(f"[data-item='{item}']").tap()
+        page.get_by_role("combobox", name="it shows").select_option("same_camera")
+    assert says.inner_text() == "No true match is left: this query is not scored."
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def area_under(page, chart: int) -> float:
+    """Area of a chart's first curve, closed, where both axes go from 0 to 1."""
+    points = page.locator(".plot").nth(chart).locator("polyline").first.get_attribute("points")
+    x, y = np.array([[float(n) for n in point.split(",")] for point in points.split()]).T
+    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2 / 80**2  # the axes are 80 units long
+
+
+def test_ranking_wants_lists_of_one_length_and_known_kinds(listed):
+    query, gallery, kinds, distances = listed
+    with pytest.raises(ValueError, match="did you mean 'match'"):
+        dl.explorers.ranking(query, gallery, ["matches", *kinds[1:]], distances)
+    with pytest.raises(ValueError, match="of equally many items expected, got"):
+        dl.explorers.ranking(query, gallery, kinds[:9], distances)
+
+
+def test_all_explorers_are_small(walkers, regions, listed):
+    rga = dl.explorers.rga(dl.load_model("promenade-rga"), *walkers)
+    for explorer in (rga, dl.explorers.hacnn(*regions[:3], [*regions[3]] * 4), dl.explorers.ranking(*listed)):
+        assert len(explorer.to_html()) < 300_000
 
 
 @pytest.fixture(scope="module")

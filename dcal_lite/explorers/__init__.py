@@ -4,18 +4,11 @@ A module has a function `render({model, el})`, anywidget's convention. On a page
 HTML. In a live notebook, where anywidget is installed, the same figure is a widget, and a new `data` redraws it.
 """
 
-import base64
-import io
-import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from dcal_lite import plot
@@ -23,50 +16,9 @@ from dcal_lite.attention import attention_map
 from dcal_lite.attention_rollout import cls_rollout
 from dcal_lite.backbones import attention_maps, embed, evaluating, record_queries_keys, run_block
 from dcal_lite.dcal import DCAL, pair_view, top_patches, unpair_view
-
-_NUMBERS: Iterator[int] = itertools.count(1)  # of the explorers made, for elements' names
-
-
-class Explorer:
-    """An interactive figure; the last line of a notebook's cell shows it.
-
-    Args:
-        name: of the module beside this file, without its suffix.
-        data: what the module draws, as JSON has it.
-        still: what is seen where scripts are off.
-        alt: what the still picture shows, in words.
-    """
-
-    def __init__(self, name: str, data: dict[str, Any], still: plot.Figure, alt: str):
-        folder = files("dcal_lite.explorers")
-        self.module = "\n".join((folder / f"{part}.js").read_text("utf-8") for part in ("common", name))
-        self.data, self.alt, self.still = data, alt, _picture(still)
-        self.name = f"explorer-{name}-{next(_NUMBERS)}"
-
-    def to_html(self) -> str:
-        """The figure as HTML that stands for itself."""
-        data = json.dumps(self.data, separators=(",", ":")).replace("</", "<\\/")
-        return (f'<div id="{self.name}" class="explorer-place"></div>\n'
-                f'<noscript><img alt="{self.alt}" src="{self.still}"></noscript>\n'
-                f'<script type="module">\n{self.module}\nconst data = {data};\n'
-                f'render({{ model: {{ get: () => data }}, el: document.getElementById("{self.name}") }});\n'
-                "</script>")  # fmt: skip
-
-    def widget(self):
-        """The figure as an anywidget, or None where anywidget is not installed."""
-        try:
-            from anywidget import AnyWidget
-        except ImportError:
-            return None
-        from traitlets import Dict
-
-        traits = {"_esm": self.module, "data": Dict(self.data).tag(sync=True)}
-        return type("ExplorerWidget", (AnyWidget,), traits)()
-
-    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        widget = self.widget()
-        bundle, metadata = widget._repr_mimebundle_() if widget else ({}, {})
-        return bundle | {"text/html": self.to_html(), "text/plain": self.alt}, metadata
+from dcal_lite.explorers.convolution import hacnn, rga
+from dcal_lite.explorers.figure import Explorer, encode, to_png
+from dcal_lite.explorers.lists import ranking
 
 
 def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] | Tensor) -> Explorer:
@@ -181,26 +133,3 @@ def pwca(
 def _in_pairs(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     """Attention of neighbours to one another, for `run_block`."""
     return lambda tokens: unpair_view(layer(pair_view(tokens)))
-
-
-def encode(values: Float[Tensor, "..."]) -> str:
-    """Values in [0, 1] in fixed point, 16 bits each, in base 64; they are right to 1/131070."""
-    return base64.b64encode((values.double() * 65535).round().numpy().astype("<u2").tobytes()).decode()
-
-
-def to_png(picture: Any) -> str:
-    """An image as the address of its own data."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(plot.as_array(picture))).save(file, "png", optimize=True)
-    return _address(file)
-
-
-def _picture(figure: plot.Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
-    plot.plt.close(figure)
-    return _address(file)
-
-
-def _address(file: io.BytesIO) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

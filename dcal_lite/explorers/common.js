@@ -24,7 +24,23 @@ const STYLE = `
 .explorer .bars thead th, .explorer .bars [aria-current] > * { font-weight: 600 }
 .explorer .bars td { font-variant-numeric: tabular-nums; width: 50% }
 .explorer .bars td div { height: 0.35rem; background: #0072b2 }
-.explorer .says { margin: 0.4rem 0 0; min-height: 2.8em; max-width: 38rem }`;
+.explorer .ranked { display: flex; gap: 0.2rem }
+.explorer .ranked > * { flex: 1 1 0; max-width: 3.2rem; min-width: 0; text-align: center }
+.explorer .ranked img { background: none !important; border: 3px solid transparent; box-sizing: border-box; display: block;
+  image-rendering: pixelated; padding: 0 !important; width: 100% } /* in dark mode the book's theme pads images */
+.explorer .ranked .match img { border-color: #d55e00 }
+.explorer .ranked .out img { opacity: 0.35 }
+.explorer .ranked [aria-checked=true] { outline: 3px solid #0072b2 }
+.explorer .ranked [role=radio]:focus-visible { outline-color: #f0e442 }
+.explorer .plot { max-width: 11rem }
+.explorer .plot text { fill: currentcolor; font-size: 9px; font-weight: 400 }
+.explorer .dragged { cursor: grab; touch-action: none }
+.explorer .crops { display: grid; gap: 0.2rem; max-width: 8rem }
+.explorer canvas { box-shadow: 0 0 0 1px; box-sizing: border-box; image-rendering: pixelated; width: 100% }
+.explorer .numbers { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums }
+.explorer .numbers :is(th, td) { text-align: right; padding: 0.1rem 0.6rem }
+.explorer p { margin: 0.4rem 0; max-width: 38rem }
+.explorer .says { min-height: 2.8em }`;
 
 const SVG = new Set(["svg", "rect", "image", "text", "line", "path", "circle", "g", "polyline", "title"]);
 
@@ -49,31 +65,55 @@ function decode(text) {
   return Float64Array.from(new Uint16Array(bytes.buffer), (value) => value / 65535);
 }
 
+// Numbers of single precision, little-endian, in base 64.
+function decodeFloats(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return Float64Array.from(new Float32Array(bytes.buffer));
+}
+
+const times = (count, value) => Array.from({ length: count }, (_, k) => value(k));
+
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
-// A labelled slider with its value; `show` writes the value.
+// A labelled slider with its value; `show` writes the value. `put` moves it from outside.
 function slider(label, { min, max, step = 1, value, show = String }, changed) {
   const output = make("output", {}, show(value));
   const input = make("input", { type: "range", min, max, step, value, input: () => {
     output.value = show(+input.value);
     changed(+input.value);
   } });
-  return make("label", {}, label, input, output);
+  const put = (value) => { input.value = value; output.value = show(value); };
+  return Object.assign(make("label", {}, label, input, output), { put });
 }
 
-// A labelled choice among [value, text] pairs.
+// A labelled box to tick.
+function tick(label, checked, changed) {
+  const input = make("input", { type: "checkbox", change: () => changed(input.checked) });
+  input.checked = checked;
+  return make("label", {}, input, label);
+}
+
+// A labelled choice among [value, text] pairs. `put` makes it from outside.
 function choice(label, options, value, changed) {
   const select = make("select", { change: () => changed(select.value) },
     ...options.map(([key, text]) => make("option", { value: key }, text)));
   select.value = value;
-  return make("label", {}, label, select);
+  const put = (value) => { select.value = value; };
+  return Object.assign(make("label", {}, label, select), { put });
+}
+
+// A choice among images, if there are several; to be spread among the controls.
+function imageChoice(images, changed) {
+  if (images.length === 1) return [];
+  return [choice("image", images.map((_, i) => [i, i + 1]), 0, (i) => changed(+i))];
 }
 
 // An image under a grid of tokens. With `picked`, tokens are chosen by mouse, touch or arrow keys, and token 0, the
-// class token, lies in a strip above. `paint` colours each patch by its share of the largest value.
-function tokenGrid({ href, rows, columns, picked, label }) {
-  const cell = 10, strip = picked ? 9 : 0, total = rows * columns + 1;
+// class token, lies in a strip above (unless there is none). `paint` colours each patch by its share of the largest
+// value.
+function tokenGrid({ href, rows, columns, picked, label, classToken = true }) {
+  const cell = 10, strip = picked && classToken ? 9 : 0, first = strip ? 0 : 1, total = rows * columns + 1;
   const place = (i) => i === 0 ? { x: 0, y: 0, width: columns * cell, height: strip - 1 }
     : { x: (i - 1) % columns * cell, y: strip + Math.floor((i - 1) / columns) * cell, width: cell, height: cell };
   const svg = make("svg", { viewBox: `-1 -1 ${columns * cell + 2} ${rows * cell + strip + 2}`,
@@ -82,8 +122,8 @@ function tokenGrid({ href, rows, columns, picked, label }) {
     preserveAspectRatio: "none" });
   svg.append(image);
   const cells = [];
-  let current = 0;
-  for (let i = picked ? 0 : 1; i < total; i++) {
+  let current = first;
+  for (let i = first; i < total; i++) {
     const rect = make("rect", { ...place(i), fill: i ? "transparent" : "#555", "fill-opacity": 1 });
     if (picked) {
       set(rect, { role: "radio", "aria-label": nameOf(i, columns), "data-token": i });
@@ -94,14 +134,14 @@ function tokenGrid({ href, rows, columns, picked, label }) {
     cells[i] = rect;
     svg.append(rect);
   }
-  const name = make("text", { x: columns * cell / 2, y: 6, "text-anchor": "middle" }, picked ? "class token" : "");
+  const name = make("text", { x: columns * cell / 2, y: 6, "text-anchor": "middle" }, strip ? "class token" : "");
   svg.append(name);
   svg.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (!picked || step === undefined) return;
     event.preventDefault();
     const next = current === 0 ? (step > 0 ? 1 : 0) : current + step;
-    choose(next < 1 ? 0 : Math.min(next, total - 1)).focus();
+    choose(next < 1 ? first : Math.min(next, total - 1)).focus();
   });
   function mark(i) {
     set(cells[current], { "aria-checked": false, stroke: "none", tabindex: -1 });
@@ -114,7 +154,7 @@ function tokenGrid({ href, rows, columns, picked, label }) {
     picked(i);
     return cells[i];
   }
-  if (picked) for (const i of [...cells.keys()].reverse()) mark(i); // ends at the class token
+  if (picked) for (let i = total - 1; i >= first; i--) mark(i); // ends at the class token, if there is one
   return {
     node: svg,
     show: (source) => image.setAttribute("href", source),

@@ -57,7 +57,7 @@ function render(context) {
 
     root.append(
       make("div", { class: "controls" },
-        ...(images.length > 1 ? [choice("image", images.map((_, i) => [i, i + 1]), 0, (i) => turn(+i))] : []),
+        ...imageChoice(images, turn),
         slider("R", { min: 1, max: n - 1, value: state.count,
           show: (count) => `${count} of ${n - 1} patches (${percent(count / (n - 1))})` },
         (count) => { state.count = count; update(); })),

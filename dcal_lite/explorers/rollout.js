@@ -67,7 +67,7 @@ function render(context) {
     const headNames = [...Array(heads).keys()].map((head) => [head, `head ${head + 1}`]);
     root.append(
       make("div", { class: "controls" },
-        ...(images.length > 1 ? [choice("image", images.map((_, i) => [i, i + 1]), 0, (i) => turn(+i))] : []),
+        ...imageChoice(images, turn),
         slider("layer", { min: 1, max: layers, value: layers }, (layer) => { state.layer = layer; update(); }),
         choice("head", [["mean", "mean"], ...headNames], "mean", (head) => { state.head = head; update(); }),
         slider("residual weight", { min: 0, max: 1, step: 0.05, value: 0.5, show: (value) => value.toFixed(2) },
