@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from dcal_lite.backbones import embed
 from dcal_lite.data.transforms import prepare
 from dcal_lite.hacnn import crop_regions, strip_centres
 
-CHROMIUM = shutil.which("chromium")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: `make browser` installs Debian's")
-
 
 @pytest.fixture(scope="module")
 def people():
@@ -28,14 +24,6 @@ def people():
     model = dl.load_model("promenade-dcal")
     pictures = dl.load_dataset("promenade", train=8, test=8, strangers=8)["query"].images(model.img_size)[:3]
     return model, prepare(pictures, model.img_size, mean=(0.5,) * 3, std=(0.5,) * 3), pictures
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
 @pytest.fixture
@@ -98,7 +86,7 @@ def expected(maps, token: int, layer: int, residual: float) -> list[float]:
     return [100 * x.item() for row in (single[token], product[token]) for x in (row[1:].max(), row[token])]
 
 
-@browser
+@pytest.mark.browser
 def test_rollout_by_touch_mouse_and_keyboard(people, show):
     model, images, pictures = people
     maps = dl.attention_maps(model, images).double()  # layer, image, head, query, key
@@ -146,7 +134,7 @@ def affinity_of(model, images, stage: int):
     return R, gate.relate.weight @ torch.cat([R.mT, R], dim=1), gates[:, 0]
 
 
-@browser
+@pytest.mark.browser
 def test_rga_by_touch_mouse_and_keyboard(walkers, show):
     images, pictures = walkers
     model = dl.load_model("promenade-rga")
@@ -197,7 +185,7 @@ def regions(walkers):
     return model, images, pictures, torch.stack([start, (start + end) / 2, end])
 
 
-@browser
+@pytest.mark.browser
 def test_hacnn_by_touch_mouse_and_keyboard(regions, show):
     model, images, pictures, path = regions
     page = show(dl.explorers.hacnn(model, images, pictures, [*path[:-1]]))
@@ -282,7 +270,7 @@ def scores_of(kinds, distances, rule: bool):
     return [scores.cmc[0], scores.mAP, scores.mAP_trapezoid]
 
 
-@browser
+@pytest.mark.browser
 def test_ranking_by_touch_and_keyboard(listed, show):
     query, gallery, kinds, distances = listed
     kinds, distances = list(kinds), list(distances)
@@ -378,7 +366,7 @@ def glca_row(model, image, token: int) -> torch.Tensor:
     return torch.stack([(keys[:, h] @ query[h] * block.attn.scale).softmax(0) for h in range(heads)]).mean(0)
 
 
-@browser
+@pytest.mark.browser
 @torch.no_grad()
 def test_glca_selects_reads_and_moves_one_readout_only(people, readouts, show):
     model, images, pictures = people
@@ -442,7 +430,7 @@ def pair_maps(vit, image, partner) -> torch.Tensor:
     return torch.stack(maps)
 
 
-@browser
+@pytest.mark.browser
 @torch.no_grad()
 def test_pwca_leaks_to_the_partner_and_not_at_all_to_itself(people, show):
     model, images, pictures = people
