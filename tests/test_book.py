@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -9,12 +10,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from papermill import inspect_notebook
+from scipy import stats
 
 import dcal_lite as dl
+from dcal_lite.ledger import CLAIMS
 from tests.notebooks import PATHS, ROOT, code_cells, first_cell, is_compared
 from tests.offline import foreign_requests
 
@@ -218,3 +223,41 @@ def test_the_reference_names_the_public_face():
     named = re.findall(r"^\.\. auto(?:function|class):: (\w+)$", page, re.M)
     public = {name for name, value in vars(dl).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert sorted(named) == sorted(public)
+
+
+RESULTS = nbformat.read(ROOT / "book/4-reproduction/results.ipynb", as_version=4)
+
+
+def made_up(row, preset, seeds, rng):
+    """Results of a row, as `load_results` returns them, with scores drawn around one half."""
+    experiment = dl.load_claims(ROOT / CLAIMS)[row]
+    for seed in range(seeds):
+        recipe = experiment.resolve(preset=preset, seed=seed)
+        scores = dict.fromkeys(("mAP", "rank1", "mAP_trapezoid"), rng.normal(0.5, 0.01))
+        run = {"train_seconds": 60.0, "device": "x86_64 CPU", "command": recipe.command()}
+        same = {key: getattr(recipe, key) for key in ("preset", "dataset", "seed", "digest")}
+        yield {"recipe": recipe.name, **same, **scores, **run}
+
+
+@pytest.mark.parametrize("seeds", [0, 1, 3])
+def test_the_page_of_results_says_what_its_results_allow(seeds, monkeypatch):
+    """Its cells up to the costs, with made-up results; its words are checked against SciPy's paired t-test."""
+    rows = ["sa-deit-tiny-market1501", "dcal-deit-tiny-market1501"]
+    for draw in range(5):
+        rng = np.random.default_rng(draw)
+        runs = {(row, p): [*made_up(row, p, seeds, rng)] for row in rows for p in ("paper", "reduced")}
+        monkeypatch.setattr(dl, "load_results", lambda *_: [run for found in runs.values() for run in found])  # noqa: B023
+        names = {"dl": dl}
+        for cell in itertools.takewhile(lambda cell: "## What is not run yet" not in cell.source, RESULTS.cells):
+            if cell.cell_type == "code" and "google.colab" not in cell.source:
+                exec(cell.source, names)
+        plt.close("all")
+        assert {line["preset"] for line in names["full"]} == ({"paper"} if seeds else set())
+        assert "published" not in str(names["reduced"])  # never beside a paper's number
+        verdicts = {"paper": [line["verdict"] for line in names["compared"]],
+                    "reduced": [line["verdict"] for line in names["reduced"] if line["row"] == rows[1]]}  # fmt: skip
+        for preset, words in verdicts.items():
+            ours, base = ([run["mAP"] for run in runs[row, preset]] for row in reversed(rows))
+            resolved = seeds > 1 and stats.ttest_rel(ours, base).pvalue < 0.05
+            word = "resolved" if resolved else "not resolved" if seeds > 1 else "one seed: no interval"
+            assert words == ([word] if seeds else [])
