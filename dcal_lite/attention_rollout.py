@@ -16,6 +16,8 @@ The full product costs O(L N^3); the row of the class token is a chain of vector
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -82,13 +84,18 @@ def row_chain(
             dtype = torch.promote_types(layer.dtype, torch.float32)
             row = layer.new_zeros(len(layer), 1, layer.shape[-1], dtype=dtype)
             row[..., 0] = 1
-        with torch.autocast(layer.device.type, enabled=False):
+        with _no_autocast(layer.device.type):
             # = row @ mix_residual(layer)
             row = (1 - residual) * (row @ layer.to(row.dtype)) + residual * row
     if row is None:
         raise ValueError("at least one layer's map expected, got none; "
                          "pass maps of shape (L, B, H, N, N) with L >= 1")  # fmt: skip
     return row.squeeze(1)
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    """Switch autocast off on a device that has it; the meta device, which counts costs, has none."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _check_residual(residual: float) -> None:

@@ -48,6 +48,12 @@ def test_iterations_and_images_by_hand():
     assert reid.hours("T4") == pytest.approx(reid.images * reid.flops / (0.3 * 65e12) / 3600)
 
 
+def test_a_readout_that_needs_the_rollout_is_counted_too():
+    cls, pool = (estimate(dl.load_recipe("dcal-reid", preset="toy", **{"model_args.readout": readout}))
+                 for readout in ("cls", "pool"))  # fmt: skip
+    assert cls.flops < pool.flops < 1.2 * cls.flops
+
+
 def test_parts_and_half_precision_need_less():
     recipe = dl.load_recipe("dcal-reid", preset="toy")
     whole, parts, half = (
