@@ -92,10 +92,10 @@ class Experiment:
         return f"make reproduce ROW={self.row}" + (f" ARGS={shlex.quote(arguments)}" if arguments else "")
 
     def runs(self, results: Sequence[Mapping[str, Any]]) -> Runs:
-        """Those of `load_results` that belong to this experiment, by the digests of their recipes."""
+        """Those of `load_results` that belong to this experiment, by their recipes' digests."""
         own = [dict(result) for result in results if self.runnable and self._owns(result)]
-        full = [result for result in own if result["preset"] in FULL and not result.get("changes")]
-        return Runs(full, [result for result in own if result not in full])
+        full = [run for run in own if run["preset"] in FULL and not run.get("changes")]
+        return Runs(full, [run for run in own if run not in full])
 
     def _owns(self, result: Mapping[str, Any]) -> bool:
         kind = result["recipe"], result["dataset"], result.get("evaluation", {})

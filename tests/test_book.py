@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import itertools
 import os
 import re
 import subprocess
@@ -225,39 +224,46 @@ def test_the_reference_names_the_public_face():
     assert sorted(named) == sorted(public)
 
 
-RESULTS = nbformat.read(ROOT / "book/4-reproduction/results.ipynb", as_version=4)
-
-
 def made_up(row, preset, seeds, rng):
     """Results of a row, as `load_results` returns them, with scores drawn around one half."""
     experiment = dl.load_claims(ROOT / CLAIMS)[row]
     for seed in range(seeds):
         recipe = experiment.resolve(preset=preset, seed=seed)
+        same = {key: getattr(recipe, key) for key in ("preset", "dataset", "seed", "digest")}
         scores = dict.fromkeys(("mAP", "rank1", "mAP_trapezoid"), rng.normal(0.5, 0.01))
         run = {"train_seconds": 60.0, "device": "x86_64 CPU", "command": recipe.command()}
-        same = {key: getattr(recipe, key) for key in ("preset", "dataset", "seed", "digest")}
         yield {"recipe": recipe.name, **same, **scores, **run}
 
 
+@pytest.fixture(scope="module")
+def results_page():
+    """The names that the page of results has before it looks at them, and the sources of the cells that do."""
+    cells = read(ROOT / "book/4-reproduction/results.ipynb").cells
+    titles = ("## What did we run?", "## What is not run yet")
+    start, stop = (next(i for i, cell in enumerate(cells) if title in cell.source) for title in titles)
+    names = {"dl": dl}
+    for cell in cells[:start]:
+        if cell.cell_type == "code" and "google.colab" not in cell.source:
+            exec(cell.source, names)
+    return names, [cell.source for cell in cells[start:stop] if cell.cell_type == "code"]
+
+
 @pytest.mark.parametrize("seeds", [0, 1, 3])
-def test_the_page_of_results_says_what_its_results_allow(seeds, monkeypatch):
-    """Its cells up to the costs, with made-up results; its words are checked against SciPy's paired t-test."""
-    rows = ["sa-deit-tiny-market1501", "dcal-deit-tiny-market1501"]
-    for draw in range(5):
-        rng = np.random.default_rng(draw)
-        runs = {(row, p): [*made_up(row, p, seeds, rng)] for row in rows for p in ("paper", "reduced")}
-        monkeypatch.setattr(dl, "load_results", lambda *_: [run for found in runs.values() for run in found])  # noqa: B023
-        names = {"dl": dl}
-        for cell in itertools.takewhile(lambda cell: "## What is not run yet" not in cell.source, RESULTS.cells):
-            if cell.cell_type == "code" and "google.colab" not in cell.source:
-                exec(cell.source, names)
+def test_the_page_of_results_says_what_its_results_allow(seeds, results_page):
+    """Made-up results; the page's words are compared with SciPy's paired t-test."""
+    base, ours = "sa-deit-tiny-market1501", "dcal-deit-tiny-market1501"
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        runs = {(row, p): [*made_up(row, p, seeds, rng)] for row in (base, ours) for p in ("paper", "reduced")}
+        names = results_page[0] | {"results": [run for found in runs.values() for run in found]}
+        for source in results_page[1]:
+            exec(source, names)
         plt.close("all")
         assert {line["preset"] for line in names["full"]} == ({"paper"} if seeds else set())
         assert "published" not in str(names["reduced"])  # never beside a paper's number
-        verdicts = {"paper": [line["verdict"] for line in names["compared"]],
-                    "reduced": [line["verdict"] for line in names["reduced"] if line["row"] == rows[1]]}  # fmt: skip
-        for preset, words in verdicts.items():
-            ours, base = ([run["mAP"] for run in runs[row, preset]] for row in reversed(rows))
-            resolved = seeds > 1 and stats.ttest_rel(ours, base).pvalue < 0.05
-            word = "resolved" if resolved else "not resolved" if seeds > 1 else "one seed: no interval"
-            assert words == ([word] if seeds else [])
+        for preset, lines in (("paper", names["compared"]), ("reduced", names["reduced"])):
+            scores = [[run["mAP"] for run in runs[row, preset]] for row in (ours, base)]
+            word = "one seed: no interval"
+            if seeds > 1:
+                word = "resolved" if stats.ttest_rel(*scores).pvalue < 0.05 else "not resolved"
+            assert [line["verdict"] for line in lines if line["row"] == ours] == ([word] if seeds else [])
