@@ -10,6 +10,7 @@ a GPU. Scratch space of the matrix product and pages of a mapped file, which the
 import argparse
 import json
 import platform
+import re
 import statistics
 import tempfile
 import time
@@ -38,7 +39,7 @@ from dcal_lite.data.records import Files
 from dcal_lite.data.transforms import augment
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.rga import from_official
-from dcal_lite.train import Trainer
+from dcal_lite.train import Trainer, _commit
 from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised, reranked_distances
 
 
@@ -412,10 +413,41 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def rates() -> dict[str, float]:
+    """What this machine does in a second: operations of a matrix product, by number format, and bytes moved.
+
+    The bytes are those of an addition that reads one array and writes to new memory, as most of PyTorch's kernels do.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def seconds(function: Callable[[], object]) -> float:
+        times = []
+        for _ in range(8):
+            start = clock()
+            function()
+            times.append(clock() - start)
+        return statistics.median(times[1:])  # the first call also prepares
+
+    size, array = 1024, torch.zeros(2**24)
+    found = {"bytes": 2 * array.nbytes / seconds(lambda: array + 1)}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(size, size, dtype=dtype)
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds(partial(torch.mm, matrix, matrix))
+    return found
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it, and its widest instructions."""
+    info = Path("/proc/cpuinfo")  # of Linux
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def report(rows: Sequence[Row]) -> dict[str, object]:
-    """The rows with what they were measured on."""
+    """The rows with what they were measured on, its rates, and the library's commit."""
     versions = {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__}
-    return {"rows": list(rows), "versions": versions, "processor": platform.processor() or platform.machine()}
+    return {"rows": list(rows), "processor": processor(), "rates": rates(), "versions": versions, "commit": _commit()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
