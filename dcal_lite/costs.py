@@ -53,7 +53,8 @@ def estimate(recipe: Recipe) -> Cost:
     batches = labels // per_batch if recipe.identities_epoch else images // recipe.batch_size
     flops, parameters, saved = _count(recipe, labels)
     state = 3 if recipe.optimizer == "sgd" else 4  # weight, gradient, one or two moments, float32
-    halved = recipe.precision != "fp32" and not recipe.checkpoint_blocks  # these keep the norms' inputs: in float32
+    # Recomputed blocks keep the norms' inputs: in float32.
+    halved = recipe.precision != "fp32" and not recipe.checkpoint_blocks
     kept = saved * recipe.batch_size / recipe.accumulate * (0.5 if halved else 1.0)
     iterations = recipe.epochs * batches
     return Cost(iterations, iterations * recipe.batch_size, flops, 4.0 * state * parameters + kept)

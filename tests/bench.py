@@ -414,9 +414,10 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def rates() -> dict[str, float]:
-    """What this machine does in a second: operations of a matrix product, by number format, and bytes moved.
+    """What this machine does in a second: operations of a product, by number format, and bytes.
 
-    The bytes are those of an addition that reads one array and writes to new memory, as most of PyTorch's kernels do.
+    The bytes are those of an addition that reads one array and writes to new memory, as most of
+    PyTorch's kernels do.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
@@ -432,7 +433,8 @@ def rates() -> dict[str, float]:
     found = {"bytes": 2 * array.nbytes / seconds(lambda: array + 1)}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(size, size, dtype=dtype)
-        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds(partial(torch.mm, matrix, matrix))
+        product = partial(torch.mm, matrix, matrix)
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / seconds(product)
     return found
 
 
