@@ -81,8 +81,10 @@ def peak_memory(function: Callable[[], object]) -> float:
         tracemalloc.stop()
         record.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-    tensors = max((e["args"]["Total Allocated"] for e in events if e.get("name") == "[memory]"), default=0)
-    return (tensors + arrays) / 2**20
+    memory = sorted((e for e in events if e.get("name") == "[memory]"), key=lambda e: e["ts"])
+    totals = [e["args"]["Total Allocated"] for e in memory] or [0]
+    before = totals[0] - memory[0]["args"]["Bytes"] if memory else 0  # what earlier profiled calls left
+    return (max(totals) - before + arrays) / 2**20
 
 
 # --- Scores of a ranking: counting against sorting ---

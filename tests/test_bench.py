@@ -41,3 +41,9 @@ def test_rates_are_operations_over_seconds(monkeypatch):
     product = 1024**2 * (2 * 1024)  # for each entry, so many multiplications and additions
     assert bench.rates() == {"bytes": 2 * 4 * 2**24, "float32": product, "bfloat16": product}
     assert torch.backends.cpu.get_cpu_capability() in bench.processor()
+
+
+def test_peak_memory_leaves_out_what_earlier_calls_kept():
+    kept = []
+    peaks = [bench.peak_memory(lambda: kept.append(torch.zeros(2**20))) for _ in range(3)]
+    assert peaks == pytest.approx([4, 4, 4], abs=0.1)  # MiB
