@@ -357,7 +357,7 @@ def _reading(split: Split, cache: Path) -> list[Row]:
     kept = split.images(SIZE, cache=cache)
 
     def decoded() -> list[int]:
-        return [split.subset(batch).images(SIZE)[0].sum().item() for batch in batches]
+        return [split.subset(batch.numpy()).images(SIZE)[0].sum().item() for batch in batches]
 
     def gathered(images: Tensor = kept) -> list[int]:
         return [images.index_select(0, batch)[0].sum().item() for batch in batches]
