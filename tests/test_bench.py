@@ -30,7 +30,7 @@ def test_stored_benchmarks_say_what_they_were_measured_on():
     assert FILES
     for path in FILES:
         result = json.loads(path.read_text())
-        assert {"rows", "processor", "rates", "versions", "commit"} == result.keys()
+        assert {"rows", "processor", "rates", "versions", "commit"} <= result.keys()
         assert len({row["threads"] for row in result["rows"]}) == 1
         assert all(row["ratio"] == pytest.approx(row["plain"] / row["ours"]) for row in result["rows"])
 
