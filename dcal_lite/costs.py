@@ -90,11 +90,12 @@ def _count(recipe: Recipe, labels: int) -> tuple[float, int, float]:
         saved[storage._cdata] = storage
         return tensor
 
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         model = create_model(recipe.model, num_classes=labels, img_size=recipe.img_size, **recipe.model_args).train()
-        if recipe.checkpoint_blocks:
-            checkpoint_blocks(model)
-        parameters = list(model.parameters())
+    if recipe.checkpoint_blocks:
+        checkpoint_blocks(model)
+    parameters = list(model.parameters())
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             logits = model(torch.zeros(_IMAGES, 3, *recipe.img_size), torch.zeros(_IMAGES, dtype=torch.long)).logits
         sum(z.sum() for z in logits.values()).backward()
