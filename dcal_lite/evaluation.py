@@ -158,7 +158,9 @@ def _outputs(
     batches = Batches(split, resize or model.img_size, device, progress=progress)
     places = [np.arange(i, min(i + batch_size, len(split))) for i in range(0, len(split), batch_size)]
     results = []
-    with evaluating(model), torch.autocast(device.type, HALF[precision], enabled=precision != "fp32"):
+    autocast = torch.autocast(device.type, HALF[precision], enabled=precision != "fp32")
+    with evaluating(model), autocast, torch.random.fork_rng():
+        torch.manual_seed(0)  # for models that draw: DCAL's random selection
         for batch in tqdm(batches(places), desc="evaluate", total=len(places), unit="batch", disable=not progress):
             ready = prepare(batch, model.img_size, mean=mean, std=std)
             views = (ready, ready.flip(3)) if flip else (ready,)

@@ -97,6 +97,19 @@ def test_scores_do_not_depend_on_the_batch_and_the_mode_returns():
     assert dl.embeddings(model, dataset["test"], batch_size=7).shape == (24, 2 * 96)
 
 
+def test_a_model_that_draws_scores_the_same_each_time_and_leaves_the_generator_alone():
+    torch.manual_seed(0)
+    model = dl.create_model("dcal_vit_toy_patch8_64", num_classes=4, branches=("sa", "glca"), readout="pool",
+                            selection="random", inference=("glca",))  # fmt: skip
+    split = dl.load_dataset("plumage", train=8, test=8)["test"]
+    torch.manual_seed(1)
+    first, state = dl.predictions(model, split), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert torch.equal(dl.predictions(model, split), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_images_that_do_not_fit_are_read_by_workers(monkeypatch):
     split = dl.load_dataset("plumage", train=16, test=24)["test"]
     model = dl.create_model("dcal_vit_toy_patch8_64", num_classes=5)
