@@ -61,15 +61,17 @@ def compare(scores: Mapping[str, Mapping[int, float]]) -> list[dict[str, Any]]:
         scores: method -> seed -> score.
 
     Returns:
-        A row a method: `method`, `seeds` (how many), `score` (an `Interval`), `difference` to the first method over the
-        seeds that both have (an `Interval`, or None where there is no such seed and for the first itself).
+        A row a method: `method`, `seeds` (how many), `score` (an `Interval`), `difference` to the
+        first method over the seeds that both have (an `Interval`, or None where there is no such
+        seed and for the first itself).
     """
     (_, first), *_ = scores.items()
     rows = []
     for i, (method, by_seed) in enumerate(scores.items()):
         paired = [by_seed[seed] - first[seed] for seed in by_seed if seed in first]
-        rows.append({"method": method, "seeds": len(by_seed), "score": interval(list(by_seed.values())),
-                     "difference": interval(paired) if i and paired else None})  # fmt: skip
+        difference = interval(paired) if i and paired else None
+        row = {"method": method, "seeds": len(by_seed), "score": interval(list(by_seed.values()))}
+        rows.append(row | {"difference": difference})
     return rows
 
 
