@@ -40,7 +40,7 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean over seeds, with Student's interval: what other seeds may be expected to give.
+    """The mean over seeds, with Student's interval: what other seeds should give on average.
 
     Raises:
         ValueError: there are no values.
