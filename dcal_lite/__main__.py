@@ -150,7 +150,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         if claim.value is not None:
             _say(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
     cost = experiment.cost(**overrides)
-    hours = " or ".join(f"{cost.hours(card):.2f} h on a {card}" for card in ("T4", "H200"))
+    hours = " or ".join(f"{60 * cost.hours(card):.1f} minutes on a {card}" for card in ("T4", "H200"))
     _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB, about {hours}")
     places = _training(options, recipe)
     for seed in options.seeds or [recipe.seed]:
