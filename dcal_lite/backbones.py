@@ -4,7 +4,7 @@ Letters: L layers, B batch, H heads, N tokens (class token first), D width.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -242,15 +242,21 @@ def outputs_of(model: nn.Module, kind: type[nn.Module], images: Float[Tensor, "B
     parts = [part for part in model.modules() if isinstance(part, kind)]
     if not parts:
         raise ValueError(f"a model with {kind.__name__} expected, got {type(model).__name__}")
-    outputs: list[Any] = []
-    hooks = [part.register_forward_hook(lambda _, __, output: outputs.append(output)) for part in parts]
+    with evaluating(model), record_outputs(parts) as outputs:
+        model(images)
+    return [output for _, output in outputs]
+
+
+@contextmanager
+def record_outputs(parts: Sequence[nn.Module]) -> Iterator[list[tuple[nn.Module, Any]]]:
+    """Collect what some parts of a model compute, each output with its part, in the order in which they run."""
+    outputs: list[tuple[nn.Module, Any]] = []
+    hooks = [part.register_forward_hook(lambda part, _, output: outputs.append((part, output))) for part in parts]
     try:
-        with evaluating(model):
-            model(images)
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs
 
 
 @torch.no_grad()

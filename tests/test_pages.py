@@ -6,13 +6,11 @@ from threading import Thread
 from urllib.parse import unquote, urldefrag
 
 import pytest
-import yaml
 
 from tests.conftest import ROOT
+from tests.test_book import PAGES
 
 SITE = ROOT / "_build" / "html"
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 PHONE, DESK = (390, "dark"), (1280, "light")
 
 built = pytest.mark.skipif(not all((SITE / f"{page}.html").is_file() for page in PAGES),

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcal_lite import plot
-from dcal_lite.backbones import evaluating, outputs_of
+from dcal_lite.backbones import evaluating, outputs_of, record_outputs
 from dcal_lite.explorers.figure import Explorer, encode, encode_floats, to_png
 from dcal_lite.hacnn import HACNN, HarmoniousAttention, crop_regions
 from dcal_lite.rga import ResNetRGA
@@ -35,7 +35,9 @@ def rga(
     gate = attention.gates["s"] if "s" in getattr(attention, "gates", {}) else None
     if gate is None or not gate.relations:
         raise ValueError(f"stage {stage} has no spatial gate with relations: take a model with variant='s' or 'sc'")
-    weights, embedded = _outputs([gate, gate.project], model, images)
+    with torch.no_grad(), evaluating(model), record_outputs([gate, gate.project]) as outputs:
+        model(images)
+    weights, embedded = (dict(outputs)[part].cpu() for part in (gate, gate.project))
     theta, phi = embedded[:, : 2 * gate.inner, 0].chunk(2, dim=1)  # (n, c, N) each
     shown = [
         {"href": to_png(picture), "gate": encode_floats(a), "theta": encode_floats(t), "phi": encode_floats(p)}
@@ -45,20 +47,6 @@ def rga(
     weight = encode_floats(gate.relate.weight)
     data = {"stage": stage, "grid": list(attention.size), "weight": weight, "images": shown}
     return Explorer("rga", data, still.figure, "Gates of all positions, laid over the image: bright is high.")
-
-
-@torch.no_grad()
-def _outputs(parts: Sequence[nn.Module], model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What some parts of a model compute, each once, in evaluation mode."""
-    kept: dict[nn.Module, Tensor] = {}
-    hooks = [part.register_forward_hook(lambda part, _, output: kept.update({part: output})) for part in parts]
-    try:
-        with evaluating(model):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [kept[part].cpu() for part in parts]
 
 
 def hacnn(
