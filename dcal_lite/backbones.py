@@ -178,6 +178,16 @@ def cross_attention(
     return layer.proj_drop(layer.proj(merge_heads(mixed)))
 
 
+def write_attention_out(model: nn.Module) -> None:
+    """Let timm's attention layers compute softmax(Q K^T) V in plain products, which store the map, instead of fused.
+
+    On a CPU in bfloat16 this is faster: PyTorch's fused kernel is slow there, above all backwards (`make bench`: step).
+    """
+    for layer in model.modules():
+        if hasattr(layer, "fused_attn"):
+            layer.fused_attn = False
+
+
 @contextmanager
 def record_queries_keys(vit: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Collect (query, key), each (B, H, N, d) and detached, of every block that runs in the `with`.

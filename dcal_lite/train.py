@@ -35,7 +35,7 @@ from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dcal_lite.backbones import checkpoint_blocks
+from dcal_lite.backbones import checkpoint_blocks, write_attention_out
 from dcal_lite.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint, write_json, write_text
 from dcal_lite.costs import utilisation
 from dcal_lite.data import load_dataset
@@ -171,6 +171,8 @@ class Trainer:
         size = recipe.resize or recipe.img_size
         self.images = Batches(dataset["train"], size, device, workers=workers, progress=self.progress)
         self.targets = torch.from_numpy(dataset["train"].targets)
+        if recipe.precision == "bf16" and device.type == "cpu":
+            write_attention_out(model)
         objective = Objective(recipe, model).to(device)
         self.weighting = objective.weighting
         self.optimizer = create_optimizer(recipe, model, self.weighting)

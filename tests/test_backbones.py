@@ -13,6 +13,7 @@ from dcal_lite.backbones import (
     load_backbone_weights,
     record_queries_keys,
     run_block,
+    write_attention_out,
 )
 from dcal_lite.heads import BNNeckHead
 
@@ -43,6 +44,18 @@ def test_tokens_equal_timms(images, options, fused):
     for block in vit.blocks:
         tokens = run_block(block, tokens)
     torch.testing.assert_close(vit.norm(tokens), vit.forward_features(images))
+
+
+def test_attention_written_out_is_the_same_function(images):
+    vit = tiny().train()
+    images = images.requires_grad_()
+    fused = vit(images)
+    fused_gradient = torch.autograd.grad(fused.square().sum(), images)
+    write_attention_out(vit)
+    assert not any(block.attn.fused_attn for block in vit.blocks)
+    plain = vit(images)
+    torch.testing.assert_close(plain, fused)
+    torch.testing.assert_close(torch.autograd.grad(plain.square().sum(), images), fused_gradient)
 
 
 def test_tokens_equal_timms_at_person_size():
