@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import OutOfMemoryError, cuda
 
-from dcal_lite.costs import SHARE, estimate
+from dcal_lite.costs import Cost, estimate
 from dcal_lite.data import list_datasets, load_dataset
 from dcal_lite.errors import check_choice
 from dcal_lite.evaluation import evaluate
-from dcal_lite.ledger import CLAIMS, RESULTS, Claim, Experiment, load_claims, reproduce
+from dcal_lite.ledger import CLAIMS, RESULTS, Claim, Experiment, load_claims, measured_rates, reproduce
 from dcal_lite.models import list_models, load_model
 from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
+from dcal_lite.results import load_results
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,18 +98,27 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _costs() -> str:
-    """What the recipes cost on the GPU that they are written for, and on a small one; what the paper scored by them."""
-    row = "{:12}{:9}{:28}{:12}{:>11}{:>9}{:>8}{:>9}  {}".format
-    lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "h on T4", "on H200", "paper")]
-    ledger = load_claims().values() if Path(CLAIMS).is_file() else ()
+    """What the recipes cost, and what the paper scored by them."""
+    row = "{:12}{:9}{:28}{:12}{:>11}{:>9}{:>10}{:>11}{:>7}  {}".format
+    lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "T4", "H200", "CPU", "paper")]
+    ledger = load_claims() if Path(CLAIMS).is_file() else {}
+    rates = measured_rates(ledger, load_results(RESULTS)) if ledger else {}
     for name, presets in list_recipes().items():
         for preset in sorted({"paper", "t4"} & set(presets)):
             recipe = load_recipe(name, preset=preset)
             cost = estimate(recipe)
-            cells = f"{cost.iterations:,}", f"{cost.memory / 1e9:.1f} GB"
-            hours = (f"{cost.hours(card):.2f}" for card in ("T4", "H200"))
-            lines.append(row(name, preset, recipe.model, recipe.dataset, *cells, *hours, _score(recipe, ledger)))
-    return "\n".join([*lines, f"hours: at {SHARE:.0%} of the card's peak, data waiting at hand, evaluation apart"])
+            cells = [f"{cost.iterations:,}", f"{cost.memory / 1e9:.1f} GB"]
+            cells += [f"> {60 * cost.least_hours(card):.2g} min" for card in ("T4", "H200")]
+            cells.append(f"{min(measured.values()):.0f} h" if (measured := _measured(recipe, cost, rates)) else "-")
+            lines.append(row(name, preset, recipe.model, recipe.dataset, *cells, _score(recipe, ledger.values())))
+    return "\n".join([*lines, ">: the arithmetic alone, at the data sheet's peak; expect several times as long",
+                      "CPU: by the best rate of our published runs in this precision, evaluation apart"])  # fmt: skip
+
+
+def _measured(recipe: Recipe, cost: Cost, rates: dict[tuple[str, str, str], float]) -> dict[str, float]:
+    """Hours of a recipe on the devices on which its like was run."""
+    like = recipe.name, recipe.precision
+    return {device: cost.hours(rate) for (*kind, device), rate in rates.items() if tuple(kind) == like}
 
 
 def _score(recipe: Recipe, ledger: Iterable[Experiment]) -> str:
@@ -150,8 +160,12 @@ def _reproduce(options: argparse.Namespace) -> None:
         if claim.value is not None:
             _say(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
     cost = experiment.cost(**overrides)
-    hours = " or ".join(f"{60 * cost.hours(card):.1f} minutes on a {card}" for card in ("T4", "H200"))
-    _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB, about {hours}")
+    _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB")
+    least = " or ".join(f"{60 * cost.least_hours(card):.2g} minutes on a {card}" for card in ("T4", "H200"))
+    _say(f"  more than {least}: the arithmetic alone, at the data sheet's peak; expect several times as long")
+    rates = measured_rates(ledger, load_results(options.results)) if Path(options.results).is_dir() else {}
+    for device, hours in _measured(recipe, cost, rates).items():
+        _say(f"  about {hours:.1f} hours on {device}, by the best rate of our runs")
     places = _training(options, recipe)
     for seed in options.seeds or [recipe.seed]:
         path = reproduce(experiment, overrides=overrides | {"seed": seed}, results=options.results, **places)

@@ -1,4 +1,4 @@
-"""What a recipe costs, before it is run: iterations, operations, memory, and hours on a GPU.
+"""What a recipe costs, before it is run: iterations, operations, memory, and hours.
 
 Operations and memory are counted, not measured: the model runs on PyTorch's meta device, which knows shapes only.
 """
@@ -16,9 +16,10 @@ from dcal_lite.data.official import COUNTS
 from dcal_lite.models import create_model
 from dcal_lite.recipe import Recipe
 
-# Operations per second in half precision, without sparsity, as the makers' data sheets have them.
-PEAK = {"T4": 65e12, "V100": 125e12, "L4": 121e12, "A10G": 70e12, "A100": 312e12, "H100": 989e12, "H200": 989e12}
-SHARE = 0.3  # of it that training is expected to reach; a guess, which `mfu` of a run's result replaces
+# Operations per second without sparsity, as the makers' data sheets have them: in half precision, and in float32 as
+# PyTorch computes convolutions by default (in TF32 where the card has it).
+PEAK = {"T4": (65e12, 8.1e12), "V100": (125e12, 15.7e12), "L4": (121e12, 60e12), "A10G": (70e12, 35e12),
+        "A100": (312e12, 156e12), "H100": (989e12, 494e12), "H200": (989e12, 494e12)}  # fmt: skip
 _TRAIN = ("train", "val", "bounding_box_train", "image_train")  # parts that are trained on, as papers do
 _IMAGES = 4  # in the batch that is counted: two pairs
 
@@ -34,16 +35,29 @@ class Cost:
         memory: bytes of weights, gradients, optimiser and what the backward pass needs of a part of a batch. Attention
             is counted with its maps in memory, as it is where it is not fused; what is computed and dropped, or
             recomputed, takes some more for a moment.
+        precision: of the recipe.
     """
 
     iterations: int
     images: int
     flops: float
     memory: float
+    precision: str
 
-    def hours(self, card: str) -> float:
-        """Hours of training on a card of `PEAK`, at `SHARE` of its peak."""
-        return self.images * self.flops / (SHARE * PEAK[card]) / 3600
+    def hours(self, rate: float) -> float:
+        """Hours of training at a rate of operations per second, best one that was measured (`measured_rates`)."""
+        return self.images * self.flops / rate / 3600
+
+    def least_hours(self, card: str) -> float:
+        """Hours that a card of `PEAK` needs for the arithmetic alone, at its peak. Real training needs several times
+        as many, of small layers and small batches tens of times."""
+        return self.hours(peak(card, self.precision))
+
+
+def peak(card: str, precision: str) -> float:
+    """Operations per second of a card's data sheet, for a recipe's precision."""
+    half, single = PEAK[card]
+    return single if precision == "fp32" else half
 
 
 def estimate(recipe: Recipe) -> Cost:
@@ -57,7 +71,8 @@ def estimate(recipe: Recipe) -> Cost:
     halved = recipe.precision != "fp32" and not recipe.checkpoint_blocks
     kept = saved * recipe.batch_size / recipe.accumulate * (0.5 if halved else 1.0)
     iterations = recipe.epochs * batches
-    return Cost(iterations, iterations * recipe.batch_size, flops, 4.0 * state * parameters + kept)
+    memory = 4.0 * state * parameters + kept
+    return Cost(iterations, iterations * recipe.batch_size, flops, memory, recipe.precision)
 
 
 def utilisation(recipe: Recipe, labels: int, images_per_second: float, device: torch.device) -> float | None:
@@ -66,9 +81,9 @@ def utilisation(recipe: Recipe, labels: int, images_per_second: float, device: t
     Source: Chowdhery et al., "PaLM", 2022, appendix B; recomputed blocks don't count.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    peak = next((value for card, value in PEAK.items() if card in re.split("[ -]", name)), None)
+    card = next((card for card in PEAK if card in re.split("[ -]", name)), None)
     once = replace(recipe, checkpoint_blocks=False)
-    return None if peak is None else _count(once, labels)[0] * images_per_second / peak
+    return None if card is None else _count(once, labels)[0] * images_per_second / peak(card, recipe.precision)
 
 
 def _size(recipe: Recipe) -> tuple[int, int]:

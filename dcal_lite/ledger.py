@@ -106,6 +106,28 @@ class Experiment:
         return recipe.digest == result["digest"] and (not changes or result["row"] == self.row)
 
 
+def measured_rates(
+    ledger: Mapping[str, Experiment], results: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str, str], float]:
+    """Operations per second that training reached in our runs, the most for each recipe, precision and device.
+
+    Args:
+        ledger: of `load_claims`.
+        results: of `load_results`.
+
+    Returns:
+        (recipe's name, precision, device) -> rate, as `Cost.hours` takes it. "x86_64 CPU, 2 threads" is a device.
+    """
+    rates: dict[tuple[str, str, str], float] = {}
+    for experiment in ledger.values():
+        for run in (run for group in experiment.runs(results) for run in group):
+            recipe = experiment.resolve(preset=run["preset"], **run.get("changes", {}))
+            threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if "CPU" in run["device"] else ""
+            key = recipe.name, recipe.precision, run["device"] + threads
+            rates[key] = max(rates.get(key, 0.0), run["images_per_second"] * estimate(recipe).flops)
+    return rates
+
+
 # ------------------------------------------------------------------------------------------------------- the file
 
 

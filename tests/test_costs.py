@@ -45,7 +45,9 @@ def test_iterations_and_images_by_hand():
     assert (reid.iterations, reid.images) == (120 * (12_936 // 64), 120 * (12_936 // 64) * 64)
     assert fgvc.iterations == 5 * (960 // 64)
     assert rga.iterations == 600 * (751 // 16)  # identities, four images of each
-    assert reid.hours("T4") == pytest.approx(reid.images * reid.flops / (0.3 * 65e12) / 3600)
+    assert reid.hours(1e12) == pytest.approx(120 * 202 * 64 * reid.flops / 1e12 / 3600)
+    assert reid.least_hours("T4") == reid.hours(65e12)  # bf16
+    assert replace(reid, precision="fp32").least_hours("T4") == reid.hours(8.1e12)
 
 
 def test_a_readout_that_needs_the_rollout_is_counted_too():
@@ -99,6 +101,6 @@ def test_utilisation_of_known_cards_only(monkeypatch):
     for name, peak in cards.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         expected = peak and _count(recipe, 120)[0] * 1e6 / peak
-        assert utilisation(recipe, 120, 1e6, cuda) == expected
+        assert utilisation(replace(recipe, precision="bf16"), 120, 1e6, cuda) == expected
     assert utilisation(recipe, 120, 1e6, torch.device("cpu")) is None
     assert costs.PEAK["H100"] == costs.PEAK["H200"]  # the same chip, more memory

@@ -7,6 +7,7 @@ import pytest
 import dcal_lite as dl
 from dcal_lite.__main__ import main
 from dcal_lite.costs import estimate
+from dcal_lite.ledger import measured_rates
 
 DATA = "dataset_args={train: 64, test: 32}"
 
@@ -28,12 +29,14 @@ def test_list_tells_what_recipes_cost_and_what_the_paper_scored(capsys, monkeypa
     scores = [
         word for claim in dl.load_claims()["hacnn-market1501"].claims for word in (claim.metric, str(claim.value))
     ]
-    hours = [f"{cost.hours('T4'):.2f}", f"{cost.hours('H200'):.2f}"]
-    assert rows[1].replace(",", " ").split()[-6:] == [*hours, *scores]
+    least = [*f"> {60 * cost.least_hours('T4'):.2g} min > {60 * cost.least_hours('H200'):.2g} min".split()]
+    rates = measured_rates(dl.load_claims(), dl.load_results("book/results/runs", recipe="hacnn-reid"))
+    hours = min(cost.hours(rate) for (_, precision, _), rate in rates.items() if precision == cost.precision)
+    assert rows[1].replace(",", " ").split()[-12:] == [*least, f"{hours:.0f}", "h", *scores]
     monkeypatch.setattr("dcal_lite.__main__.estimate", lambda recipe: cost)
     monkeypatch.chdir(tmp_path)  # where there is no ledger
     assert main(["list", "--recipes"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[-3:] == [*hours, "-"]
+    assert capsys.readouterr().out.splitlines()[1].split()[-8:] == [*least, "-", "-"]
 
 
 def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
