@@ -19,6 +19,7 @@ from dcal_lite import ledger
 from dcal_lite.__main__ import main
 from dcal_lite.backbones import create_backbone
 from dcal_lite.data import official
+from dcal_lite.ledger import measured_rates
 from dcal_lite.train import Trainer
 from tests.notebooks import ROOT
 
@@ -203,6 +204,17 @@ def test_results_join_by_digest_and_stand_apart_by_preset():
     assert owners == [dcal.row]
 
 
+def test_rates_are_those_of_the_fastest_run_of_a_kind():
+    experiment = LEDGER["hacnn-market1501"]
+    measured = (20, "x86_64 CPU"), (25, "x86_64 CPU"), (900, "Tesla T4")
+    runs = [result_of(experiment) | {"images_per_second": speed, "device": device, "threads": 2}
+            for speed, device in measured]  # fmt: skip
+    rates = measured_rates(LEDGER, runs)
+    assert [device for *_, device in rates] == ["x86_64 CPU, 2 threads", "Tesla T4"]
+    cost = experiment.cost()
+    assert [cost.hours(rate) * 3600 for rate in rates.values()] == pytest.approx([cost.images / 25, cost.images / 900])
+
+
 def test_a_result_of_another_evaluation_or_with_changed_settings_is_no_full_run():
     single, multi = LEDGER["hacnn-market1501"], LEDGER["hacnn-market1501-mq"]
     plain = result_of(single)
@@ -344,7 +356,7 @@ def test_the_command_line_tells_the_claims_and_takes_a_finished_run_up(miniature
         shown = capsys.readouterr().out.splitlines()
         claims = [f"  {c.metric} {c.value} by the paper: {c.where}; seen, {c.source}" for c in LEDGER[row].claims]
         assert shown[1:3] == claims and shown[3].startswith("preset paper, a run: 1 iterations, ")
-        scores.append([json.loads(line.partition(" written to ")[0]) for line in shown[4:]])
+        scores.append([json.loads(line.partition(" written to ")[0]) for line in shown if " written to " in line])
         results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{row}-paper-*.json"))]
         assert sorted(result["seed"] for result in results) == [3, 5]
         assert all(result["scores"] in scores[-1] for result in results)
