@@ -20,13 +20,15 @@ LIBRARY   := $(shell find dcal_lite $(wildcard data_scripts) -not -name '__pycac
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
 STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
 
+COLAB := us-docker.pkg.dev/colab-images/public/runtime
+
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record browser serve lab bench reproduce zoo clean
+.PHONY: help setup lock book test test-all lint fmt record browser serve lab colab-check colab bench reproduce zoo clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.lock says
 
@@ -44,14 +46,19 @@ lock: $(READY)  ## bring requirements.lock up to date with pyproject.toml (add U
 	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate $(UPGRADE) --output-file requirements.lock
 
-book: $(READY) _build/library  ## run every chapter and build the book into _build/html
+book: $(READY)  ## run every chapter and build the book into _build/html
 	rm -rf _build/html _build/.doctrees
-	$(VENV)/bin/jupyter-book build . -W -n --keep-going
+	$(MAKE) --no-print-directory pages
 	$(PY) tests/offline.py _build/html
 
-# The cache of executed notebooks does not see a change of the library or of a package.
+# Builds what changed since the last time.
+.PHONY: pages
+pages: $(READY) _build/library
+	$(VENV)/bin/jupyter-book build . -W -n --keep-going
+
+# Neither the cache of executed notebooks nor that of pages sees a change of the library or of a package.
 _build/library: $(READY) $(LIBRARY)
-	rm -rf _build/.jupyter_cache
+	rm -rf _build/.jupyter_cache _build/.doctrees
 	@mkdir -p $(@D) && touch $@
 
 # JOBS processes with one thread each are faster than one process with many.
@@ -88,11 +95,17 @@ record: $(READY)  ## run notebooks and store the outputs that `make test` compar
 browser:  ## install Debian's Chromium, in which the interactive figures and the built pages are tested
 	command -v chromium || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends chromium; }
 
-serve: book  ## build the book and serve it at http://127.0.0.1:8000 (PORT=8000)
-	$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+serve: pages  ## build the book, serve it at http://127.0.0.1:8000 (PORT=8000), reload what is changed
+	$(PY) tests/serve.py $(PORT)
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book
+
+colab-check: $(READY)  ## check that installing the library on Colab moves nothing that is there
+	$(PY) tests/colab.py
+
+colab:  ## do that, and run every notebook, in Colab's own image (needs Docker and about 50 GB of disk)
+	docker run --rm --volume $(CURDIR):/content/dcal --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
 	$(PY) -m tests.bench
