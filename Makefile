@@ -25,7 +25,7 @@ COLAB := us-docker.pkg.dev/colab-images/public/runtime
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record browser serve lab colab-check colab bench reproduce zoo clean
+.PHONY: help setup lock book test test-all lint fmt record browser serve lab colab-check colab links bench reproduce zoo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ colab-check: $(READY)  ## check that installing the library on Colab moves nothi
 
 colab:  ## do that, and run every notebook, in Colab's own image (needs Docker and about 50 GB of disk)
 	docker run --rm --volume $(CURDIR):/content/dcal --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
+
+links: $(READY) _build/library  ## ask every address in the book whether it still answers
+	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
 	$(PY) -m tests.bench

@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml say the same."""
+"""The environment's files say the same; what runs elsewhere, on Colab and on GitHub, fits them."""
 
 import re
 import tomllib
@@ -72,11 +72,64 @@ def test_colab_has_what_we_ask_for(line):
     assert requirement.specifier.contains(COLAB[requirement.name])
 
 
-@pytest.mark.parametrize(("more", "code"), [([], 0), (["numpy>=99"], 1), (["numpy<2"], 1), (["nbgrader>=0.9"], 1)], ids=str)
+@pytest.mark.parametrize(("more", "code"), [("", 0), ("numpy>=99", 1), ("numpy<2", 1), ("nbgrader>=0.9", 1)])
 def test_installing_on_colab_moves_nothing(more, code):
     """nbgrader needs a newer IPython: the check follows what others need."""
-    done = resolve(more)
+    done = resolve([more])
     if done.returncode == 2:
         pytest.skip("needs a package index, and none answers")
     assert done.returncode == code, done.stderr
     assert ("numpy==" + COLAB["numpy"] in done.stdout.split()) == (code == 0)
+
+
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
+JOBS = {f"{name}-{job}": entry for name, workflow in WORKFLOWS.items() for job, entry in workflow["jobs"].items()}
+
+
+def commands(job: dict) -> list[str]:
+    """The commands of a workflow's job, one for each value of its matrix."""
+    matrix = job.get("strategy", {}).get("matrix", {"target": [""]})
+    filled = [{key: value} for key, values in matrix.items() for value in values]
+    return [
+        re.sub(r"\$\{\{ matrix\.(\w+) \}\}", lambda name, one=one: one[name[1]], step["run"])
+        for step in job["steps"]
+        if "run" in step
+        for one in filled
+    ]
+
+
+def test_ci_calls_targets_that_exist():
+    called = re.findall(r"^make (\S+)", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+    assert called[0] == "lint" and called[-2:] == ["book", "test"]  # the pages' tests want the built book
+    assert set(called) <= TARGETS
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_workflows_call_targets_that_exist(job):
+    for command in commands(job):
+        program, *arguments = command.split()
+        assert program in ("make", ".ci/run", "sudo")
+        assert program != "make" or set(arguments) <= TARGETS
+    assert job["timeout-minutes"] <= 120
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_workflows_use_only_pinned_actions_of_github(job):
+    for step in job["steps"]:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step.get("uses", "actions/none@" + 40 * "0"))
+
+
+def test_workflows_have_the_least_permissions():
+    assert all(workflow["permissions"] == {"contents": "read"} for workflow in WORKFLOWS.values())
+    assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == {
+        "pages-deploy": {"pages": "write", "id-token": "write"}
+    }
+
+
+def test_checks_run_on_the_oldest_and_on_colabs_python():
+    versions = WORKFLOWS["check"]["jobs"]["check"]["strategy"]["matrix"]["python"]
+    assert versions == [
+        PROJECT["requires-python"].removeprefix(">="),
+        re.search(r"Python (\d+\.\d+)", FROZEN.read_text())[1],
+    ]
