@@ -1,6 +1,7 @@
-"""The book's notebooks, and the form in which they are stored.
+"""The book's pages, and the form in which its notebooks are stored.
 
-Each starts with the same code cell. Its text has its home here, the repository's address and branch in `_config.yml`.
+Each notebook starts with the same code cell. Its text has its home here, the repository's address and branch in
+`_config.yml`.
 `python tests/notebooks.py`, a part of `make fmt`, brings all notebooks into this form.
 """
 
@@ -10,6 +11,8 @@ import nbformat
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 PATHS = sorted(path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 FIRST_CELL = """\
@@ -52,7 +55,7 @@ def tidy(path: Path) -> None:
             f"{path}: expected an empty first code cell, or the set-up for Colab; put one before the others"
         )
     first.source = first_cell()
-    first.metadata["tags"] = ["hide-input"]
+    first.metadata["tags"] = first.metadata.get("tags") or ["hide-input"]
     for cell in [first, *others]:
         cell.metadata.pop("keep_output", None)
         cell.execution_count = None

@@ -19,13 +19,11 @@ from scipy import stats
 
 import dcal_lite as dl
 from dcal_lite.ledger import CLAIMS
-from tests.notebooks import PATHS, ROOT, code_cells, first_cell, is_compared
+from tests.notebooks import PAGES, PATHS, ROOT, code_cells, first_cell, is_compared
 from tests.offline import foreign_requests
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 ADDRESS, BRANCH = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 MARKDOWN = sorted((ROOT / "book").rglob("*.md"))
 
 notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -115,6 +115,61 @@ def test_rollout_by_touch_mouse_and_keyboard(people, show):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.browser
+def test_flow_plays_once_and_can_be_stopped(people, show):
+    model, images, pictures = people
+    maps = dl.attention_maps(model, images[:1]).double()[:, 0]
+    page = show(dl.explorers.flow(model, images[:1], pictures[0]))
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.reload()
+    says, layer = page.locator(".says"), page.get_by_role("slider", name="layer")
+
+    def agrees(k: int) -> None:
+        rolled = dl.rollout(maps[:k, None])[0, 0]  # the full product's first row
+        assert layer.input_value() == str(k)
+        assert shares(says.inner_text()) == pytest.approx(
+            [100 * x.item() for x in (1 - rolled[0], rolled[1:].max())], abs=0.06
+        )
+        chosen = page.get_by_role("img").nth(2).locator("rect[fill-opacity='0.000']")
+        assert chosen.count() == round(model.ratio * 32)
+
+    agrees(1)
+    page.clock.run_for(1600)
+    agrees(2)
+    page.get_by_role("button").press("Enter")
+    page.clock.run_for(60_000)
+    agrees(2)
+    page.get_by_role("button").tap()
+    page.clock.run_for(60_000)
+    agrees(len(maps))
+    assert page.get_by_role("button").inner_text() == "play"
+
+
+@pytest.mark.browser
+def test_flow_stands_still_where_motion_is_unwelcome(people, show):
+    model, images, pictures = people
+    explorer = dl.explorers.flow(model, images[:1], pictures[0])
+    assert len(explorer.to_html()) < 300_000
+    page = show(explorer)
+    page.emulate_media(reduced_motion="reduce")
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.reload()
+    assert page.get_by_role("slider", name="layer").input_value() == "6"
+    assert page.locator("rect").first.evaluate("rect => getComputedStyle(rect).transitionDuration") == "0s"
+    page.clock.run_for(60_000)
+    selected = page.get_by_role("img").nth(2).locator("rect")
+    bright = [
+        i
+        for i, share in enumerate(selected.evaluate_all("all => all.map(x => +x.getAttribute('fill-opacity'))"), 1)
+        if share == 0
+    ]
+    assert bright == sorted(
+        dl.top_patches(dl.cls_rollout(dl.attention_maps(model, images[:1])), model.ratio)[0].tolist()
+    )
+
+
 @pytest.fixture(scope="module")
 def walkers():
     """Three images of Promenade's queries, by three cameras, as the convolutional zoo takes them and to look at."""

@@ -1,14 +1,15 @@
 """The built site in a browser, without a network: `make book` first, else these tests are skipped."""
 
+import gzip
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_book import PAGES
+from tests.notebooks import PAGES
 
 SITE = ROOT / "_build" / "html"
 PHONE, DESK = (390, "dark"), (1280, "light")
@@ -75,6 +76,16 @@ def test_a_page_has_no_serious_barrier(visit, page):
         serious = {(entry["id"], node["html"][:200]) for entry in found for node in entry["nodes"]
                    if entry["impact"] in ("serious", "critical")}  # fmt: skip
         assert serious == set()
+
+
+@pages
+def test_a_page_is_light(visit, site, page):
+    """With all that it loads, compressed as servers do."""
+    tab = visit(page, *DESK)
+    loaded = {tab.url, *tab.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")}
+    files = {SITE / urlsplit(address).path.lstrip("/") for address in loaded if address.startswith(site)}
+    assert len(files) > 5
+    assert sum(len(gzip.compress(file.read_bytes())) for file in files) < 3_000_000
 
 
 @pages

@@ -41,6 +41,31 @@ def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequen
     return Explorer("rollout", data, still.figure, "Rollout of the class token, laid over the image: bright is high.")
 
 
+def flow(model: DCAL, image: Float[Tensor, "1 3 H W"], picture: Any) -> Explorer:
+    """The class token's attention, its rollout and the patches that it selects, layer by layer, as a short film.
+
+    Args:
+        model: its ratio says how many patches are selected.
+        image: normalised image of the model's size.
+        picture: the same image to look at, uint8 array (H, W, 3) or tensor (3, H, W).
+
+    Source: Zhu et al. 2022, Eq. 2 and section 3.2.
+    """
+    maps = attention_maps(model, image).cpu()
+    single = maps.mean(dim=2)[:, 0, 0]
+    rolled = torch.cat([cls_rollout(maps[: layer + 1]) for layer in range(len(maps))])
+    grid = model.backbone.patch_embed.grid_size
+    selected = top_patches(rolled[-1:], model.ratio)[0]
+    figure, axes = plot.plt.subplots(1, 3, figsize=(4, 3.2), layout="constrained")
+    plot.show_scores(picture, single[-1, 1:], grid, ax=axes[0], title="one layer")
+    plot.show_scores(picture, rolled[-1, 1:], grid, ax=axes[1], title="rollout")
+    plot.show_patches(picture, selected, grid, ax=axes[2], title="selected")
+    data = {"layers": len(maps), "grid": list(grid), "count": len(selected), "href": to_png(picture)}
+    data |= {"single": encode(single), "rolled": encode(rolled)}
+    alt = "What the class token reads in the last layer, its rollout, and the patches that the rollout selects."
+    return Explorer("flow", data, figure, alt)
+
+
 @torch.no_grad()
 def glca(model: DCAL, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] | Tensor) -> Explorer:
     """GLCA at every R: which patches ask, what each of them reads, and the logits of both readouts.

@@ -8,6 +8,7 @@ const STYLE = `
 .explorer svg { display: block; touch-action: manipulation; width: 100% }
 .explorer svg text { font: 600 5px sans-serif; fill: #fff; pointer-events: none }
 .explorer image { image-rendering: pixelated }
+@media (prefers-reduced-motion: no-preference) { .explorer .flowing rect { transition: fill-opacity 0.8s } }
 .explorer [role=radio] { cursor: pointer; outline: none }
 .explorer [role=radio]:focus-visible { stroke: #f0e442; stroke-width: 1.6 }
 .explorer .controls { display: flex; flex-wrap: wrap; gap: 0.3rem 1.2rem; margin: 0.5rem 0 }
