@@ -1,0 +1,39 @@
+"""What nbgrader does differently here; for `make assignments`, `make grade` and nbgrader's own commands."""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+from nbconvert.preprocessors import ClearMetadataPreprocessor, CSSHTMLHeaderPreprocessor
+from nbgrader.preprocessors import (
+    AssignLatePenalties,
+    CheckCellMetadata,
+    ClearHiddenTests,
+    GetGrades,
+    LimitOutput,
+    SaveAutoGrades,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])  # nbgrader calls alembic
+
+from book.assignments.judging import Judge  # noqa: E402
+
+c = get_config()
+c.CourseDirectory.root = str(ROOT / "course")
+c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("your code here")'}
+c.ClearSolutions.text_stub = "*Your answer here.*"
+# Ours in the place of nbgrader's Execute, which runs a submission beside its tests, without protection.
+c.Autograde.autograde_preprocessors = [
+    Judge,
+    ClearMetadataPreprocessor,
+    LimitOutput,
+    SaveAutoGrades,
+    AssignLatePenalties,
+    CheckCellMetadata,
+]
+# Feedback shows the tests that students have, and nothing that a submission could run in a browser.
+c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, CSSHTMLHeaderPreprocessor]
+c.HTMLExporter.sanitize_html = True
