@@ -25,11 +25,11 @@ COURSE = HERE.parents[1] / "course"
 LARGEST = 20 * 2**20  # bytes of a submission
 
 
-def settings(course: Path, **autograde: bool) -> Config:
-    """Return nbgrader's configuration for a course in this folder."""
+def settings(course: Path, **judge: float) -> Config:
+    """Return nbgrader's configuration for a course in this folder, with settings of `Judge`."""
     config = PyFileConfigLoader("nbgrader_config.py", path=str(HERE)).load_config()
     config.CourseDirectory.root = str(course)
-    config.Judge.update(autograde)
+    config.Judge.update(judge)
     return config
 
 
@@ -79,14 +79,14 @@ def submissions(folder: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def grade(folder: Path, course: Path, *, trust: bool = False) -> list[str]:
+def grade(folder: Path, course: Path, **judge: float) -> list[str]:
     """Grade all submissions below a folder; marks go to `grades.csv`, feedback to `feedback/STUDENT`.
 
     Returns:
         What a person has to look at, one line each.
     """
-    isolation(trust=trust)
-    config, problems = settings(course, trust=trust), []
+    isolation(trust=bool(judge.get("trust")))  # says at once if there is none
+    config, problems = settings(course, **judge), []
     for (student, name), path in submissions(folder).items():
         release = course / "release" / name / f"{name}.ipynb"
         if not release.is_file():

@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import is_grade, is_solution
-from traitlets import Bool
+from traitlets import Bool, Float
 
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.worker import python
@@ -92,6 +92,7 @@ class Judge(NbGraderPreprocessor):
     """nbgrader's step that executes a submission, by `judge`."""
 
     trust = Bool(help="Run submissions without isolation.").tag(config=True)
+    seconds = Float(30, help="Time for a cell of a submission, or for a call of one of its functions.").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         """Judge a notebook by the sources that `nbgrader generate_assignment` stored."""
@@ -99,6 +100,6 @@ class Judge(NbGraderPreprocessor):
         with Gradebook(place["db_url"]) as gradebook:
             stored = gradebook.find_notebook(place["notebook"], place["assignment"]).source_cells
             key = {cell.name: cell.source for cell in stored}
-        with Sandbox(isolation(trust=self.trust)) as sandbox:
+        with Sandbox(isolation(trust=self.trust), seconds=self.seconds) as sandbox:
             judge(nb, sandbox, key)
         return nb, resources

@@ -64,7 +64,7 @@ class Sandbox:
         total: time for all of them.
     """
 
-    def __init__(self, isolated: list[str], *, seconds: float = 30, total: float = 600):
+    def __init__(self, isolated: list[str], *, seconds: float, total: float = 600):
         self.command = [*isolated, sys.executable, "-I", "-c", WORKER.read_text(encoding="utf-8")]
         self.seconds, self.left = seconds, total
         self.process: subprocess.Popen[bytes] | None = None

@@ -137,7 +137,88 @@ PS1: dict[str, Choice] = {
     ],
 }
 
-CHOICES = {"ps1": PS1}
+PS2: dict[str, Choice] = {
+    "selection": [
+        (
+            "Of each row of the grid, the patch with the highest score is selected, from the top row down.",
+            "groups = places\n",
+            "return [2, 5]\n",
+            "count = grid[0]\n",
+            "[[(i, j) for j in range(width)] for i in range(height)]",
+        ),
+        (
+            "Of each column of the grid, the patch with the highest score is selected, from left to right.",
+            "groups = places.T\n",
+            "return [5, 2, 3, 8]\n",
+            "count = grid[1]\n",
+            "[[(i, j) for i in range(height)] for j in range(width)]",
+        ),
+        (
+            "The grid is cut into blocks of 2 × 2 patches. Of each block, the patch with the highest score is "
+            "selected, block by block, row by row.",
+            "groups = places.unfold(0, 2, 2).unfold(1, 2, 2).flatten(2).flatten(0, 1)\n",
+            "return [2, 3]\n",
+            "count = grid[0] * grid[1] // 4\n",
+            "[\n        [(i, j) for i in (a, a + 1) for j in (b, b + 1)]\n"
+            "        for a in range(0, height, 2)\n        for b in range(0, width, 2)\n    ]",
+        ),
+    ],
+    "scores": [
+        (
+            r"$10 \cos(q, k)$, ten times the cosine of the angle between them.",
+            "10 * F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT",
+            "difference = 10 ",
+            "10 * dot / (math.hypot(*q) * math.hypot(*k))",
+        ),
+        (
+            r"$-\lVert q - k \rVert^2$, minus the square of their distance.",
+            "-torch.cdist(q, k).square()",
+            "difference = 2 ",
+            "-(math.dist(q, k) ** 2)",
+        ),
+        (
+            r"$\lvert q^\top k \rvert / \sqrt d$, the usual one without its sign.",
+            "(q @ k.mT).abs() / q.shape[-1] ** 0.5",
+            "difference = 0.5**0.5 ",
+            "abs(dot) / len(q) ** 0.5",
+        ),
+    ],
+    "answering": [
+        (
+            "All patches answer; the class token does not.",
+            "answering = tokens[:, 1:]\n",
+            "if n > 0]",
+            "[False, True, False, False, True]",
+            "1 + selected, tokens - 1\n",
+            "1. No.",
+            "all patches, selected or not, so no part contains the selection.",
+            "those of all patches.",
+        ),
+        (
+            "The class token and the patches that are *not* selected answer.",
+            "unread = torch.ones(tokens.shape[:2]).scatter(1, selected, 0) > 0\n"
+            "    answering = tokens[unread].unflatten(0, (len(tokens), -1))\n",
+            "if n not in chosen]",
+            "[True, True, False, False, True]",
+            "1 + selected, tokens - selected\n",
+            "1. Yes.",
+            "the patches that are not selected: exchange one, and another answers. One example proves it.",
+            "those of the class token and of the patches that are not selected.",
+        ),
+        (
+            "They alone answer, too.",
+            "answering = asking\n",
+            "if n in [0, *chosen]]",
+            "[True, True, False, False, False]",
+            "1 + selected, 1 + selected\n",
+            "1. Yes.",
+            "the selected patches: exchange one, and another answers. One example proves it.",
+            "those of the class token and of the selected patches.",
+        ),
+    ],
+}
+
+CHOICES = {"ps1": PS1, "ps2": PS2}
 
 
 def draw(name: str, secret: str, term: int) -> dict[str, int]:

@@ -1,0 +1,306 @@
+"""The problem sets and their grading: right answers, wrong ones, hostile ones."""
+
+import csv
+import json
+import os
+from itertools import pairwise
+
+import nbformat
+import pytest
+import torch
+from nbgrader.utils import determine_grade, is_grade, is_solution
+
+from book.assignments.__main__ import build, grade
+from book.assignments.judging import grade_id, judge, merge
+from book.assignments.sandbox import AnswerError, Sandbox, isolation
+from book.assignments.variants import CHOICES, draw, render
+from book.assignments.worker import pack, python, unpack
+
+NAMES = sorted(CHOICES)
+try:
+    isolation()
+except ValueError as error:
+    NO_SANDBOX = str(error)
+else:
+    NO_SANDBOX = ""
+
+isolated = pytest.mark.skipif(bool(NO_SANDBOX), reason=NO_SANDBOX)
+
+
+class Inline:
+    """A sandbox's two methods without a sandbox, for code that we wrote ourselves."""
+
+    def __init__(self):
+        self.names = {"__name__": "__main__"}
+
+    def run(self, source):
+        exec(compile(python(source), "answer", "exec"), self.names)
+
+    def call(self, name, *args):
+        return self.names[name](*args)
+
+
+def outcome(notebook, answers=None):
+    """Points of each graded code cell of a notebook, with the answers of another one."""
+    merged = merge(notebook, answers or notebook)
+    judge(merged, Inline(), {grade_id(cell): cell.source for cell in notebook.cells if grade_id(cell)})
+    return merged, {grade_id(cell): determine_grade(cell)[0] for cell in merged.cells if is_test(cell)}
+
+
+def is_test(cell):
+    return cell.cell_type == "code" and is_grade(cell) and cell.metadata.nbgrader.points > 0
+
+
+def points(notebook):
+    return {grade_id(cell): cell.metadata.nbgrader.points for cell in notebook.cells if is_test(cell)}
+
+
+def by_answer(notebook):
+    """The tests that follow each answer, up to the next one."""
+    groups = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and is_solution(cell):
+            groups[grade_id(cell)] = []
+        elif is_test(cell):
+            groups[list(groups)[-1]].append(grade_id(cell))
+    return groups
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_piece_of_the_sample_stands_in_the_notebook(name):
+    text = "\n".join(cell.source for cell in render(name, {}).cells)
+    assert [piece for options in CHOICES[name].values() for piece in options[0] if piece not in text] == []
+
+
+VARIANTS = [
+    (name, choice, k) for name in NAMES for choice, options in CHOICES[name].items() for k in range(len(options))
+]
+
+
+@pytest.mark.parametrize(("name", "choice", "option"), VARIANTS)
+def test_the_reference_solution_has_full_points(name, choice, option):
+    notebook = render(name, {choice: option}, seed=option)
+    merged, got = outcome(notebook)
+    assert got == points(notebook), [cell.outputs for cell in merged.cells if cell.get("outputs")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("secret", ["a", "b"])
+def test_answers_of_the_sample_and_of_the_term_before_fail(name, secret):
+    terms = [render(name, {}), *(render(name, draw(name, secret, term), term) for term in (1, 2, 3))]
+    for old, new in pairwise(terms):
+        _, got = outcome(new, old)
+        full = points(new)
+        passed = [answer for answer, tests in by_answer(new).items() if all(got[t] == full[t] for t in tests)]
+        assert passed == []
+
+
+WRONG = [
+    ("ps1", "maps.prod(dim=2) ** (1 / maps.shape[2])", "maps.mean(dim=2)", "fuse fuse-hidden"),
+    ("ps1", "fused.sum(dim=-1, keepdim=True)", "fused.sum(dim=-1)", "fuse fuse-hidden"),
+    ("ps1", "maps.prod(dim=2) ** (1 / maps.shape[2])", "maps.prod(dim=2) ** 0.5", "fuse-hidden"),
+    ("ps1", "torch.arange(1, depth + 1, dtype", "torch.arange(depth, dtype", "mix-hidden"),
+    ("ps1", "[:, None, None, None]", "", "mix mix-hidden"),
+    ("ps1", "product = layer @ product", "product = product @ layer", "rollout rollout-hidden"),
+    ("ps1", "mixed[first:last]", "mixed[first:]", "rollout rollout-hidden"),
+    ("ps1", "product = mixed[first - 1]\n", "product = mixed[0]\n", "rollout-hidden"),
+    ("ps1", "mixed.flip(0)", "mixed", "chain-hidden"),
+    ("ps1", "row = row @ layer", "row = row @ layer.mT", "chain chain-hidden"),
+    ("ps1", "return kept + (1 - kept) / tokens", "return kept", "keeps keeps-hidden"),
+    (
+        "ps1",
+        "some_maps(0, 3, 3, 3), torch.tensor([0.2, 0.5, 0.8])",
+        "some_maps(0, 1, 3, 3), torch.tensor([0.2])",
+        "witness",
+    ),
+    ("ps1", "[0.2, 0.5, 0.8]", "[0.5, 0.5, 0.5]", "witness"),
+    ("ps1", "extra = extra[:, None, None]", "extra = extra[:, None]", "repaired"),
+    ("ps1", "[2 / 9, 9 / 18, 5 / 18]", "[2 / 9, 7 / 9, 0]", "pencil"),
+    ("ps2", "return [2, 5]", "return [1, 4]", "pencil"),
+    ("ps2", "1 + torch.arange(", "torch.arange(", "select select-hidden"),
+    ("ps2", ".reshape(grid)", ".reshape(grid[::-1])", "select-hidden"),
+    ("ps2", "scores[:, groups].argmax(dim=2)", "scores[:, groups].argmax(dim=1)", "select select-hidden"),
+    ("ps2", "softmax(dim=-1)", "softmax(dim=-2)", "attend attend-hidden"),
+    ("ps2", "10 * F.normalize(q, dim=-1)", "10 * q", "attend-hidden"),
+    ("ps2", "scores = 10 * ", "scores = ", "attend attend-hidden"),
+    ("ps2", "answering = tokens[:, 1:]", "answering = tokens", "block-hidden"),
+    ("ps2", "(heads, -1)).transpose(1, 2)", "(-1, heads)).movedim(-1, 1)", "block-hidden"),
+    ("ps2", "F.pad(selected, (1, 0))", "F.pad(selected, (0, 1))", "block block-hidden"),
+    ("ps2", "return asking + found", "return found", "block block-hidden"),
+    ("ps2", "[False, True, False, False, True]", "[True, True, False, False, True]", "statements"),
+    ("ps2", "2 * asking * width**2", "asking * width**2", "count-hidden"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong", "lost"), WRONG)
+def test_a_wrong_answer_loses_its_points_and_no_others(name, right, wrong, lost):
+    notebook, answers = render(name, {}), render(name, {})
+    for cell in answers.cells:
+        if is_solution(cell):
+            cell.source = cell.source.replace(right, wrong)
+    assert answers != notebook
+    _, got = outcome(notebook, answers)
+    expected = points(notebook) | dict.fromkeys([f"test-{test}" for test in lost.split()], 0)
+    assert got == expected
+
+
+def secrets(notebook):
+    """The lines of solutions and hidden tests, and written answers, that stand nowhere else."""
+    hidden, shown = set(), set()
+    for cell in notebook.cells:
+        inside = cell.cell_type == "markdown" and is_solution(cell)
+        for line in map(str.strip, cell.source.splitlines()):
+            inside = inside or "### BEGIN" in line
+            (hidden if inside else shown).add(line)
+            inside = inside and "### END" not in line
+    return {line for line in hidden - shown if line}
+
+
+def test_secrets_are_found():
+    cell = nbformat.v4.new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION\nf()")
+    assert secrets(nbformat.v4.new_notebook(cells=[cell])) == {"### BEGIN SOLUTION", "return 1", "### END SOLUTION"}
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course with the sample's problem sets."""
+    folder = tmp_path_factory.mktemp("course")
+    build(folder, None, 1)
+    return folder
+
+
+def student_version(course, name):
+    return nbformat.read(course / f"release/{name}/{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_student_versions_hold_no_solution_and_no_hidden_test(course, name):
+    text = nbformat.writes(student_version(course, name))
+    assert "def " in text
+    told = [line for line in secrets(render(name, {})) if json.dumps(line, ensure_ascii=False)[1:-1] in text]
+    assert told == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_untouched_student_version_has_no_points_and_says_why(course, name):
+    merged, got = outcome(render(name, {}), student_version(course, name))
+    assert set(got.values()) == {0}
+    assert {cell.outputs[0].evalue for cell in merged.cells if is_test(cell)} == {"NotImplementedError: your code here"}
+
+
+HOSTILE = {
+    "answer-pencil": """
+import os
+def pencil():
+    for top in "/", "/tmp", "{course}":
+        for folder, _, files in os.walk(top):
+            for file in files:
+                try:
+                    os.remove(os.path.join(folder, file))
+                except OSError:
+                    pass
+    return [2 / 9, 9 / 18, 5 / 18]
+""",
+    "answer-fuse": """
+def fuse(maps):
+    print("x" * 10**9)
+    fused = maps.prod(dim=2) ** (1 / maps.shape[2])
+    return fused / fused.sum(dim=-1, keepdim=True)
+""",
+    "answer-mix": "while True:\n    pass",
+    "answer-rollout": "def rollout_between(mixed, first, last):\n    os._exit(0)",
+    "answer-chain": """
+import builtins
+torch.allclose = math.isclose = lambda *args, **options: True
+builtins.AssertionError = SystemExit
+def chain(mixed):
+    return torch.zeros(mixed.shape[1:3])
+""",
+    "answer-witness": "def witness():\n    return iter([]), 'x' * 10**9",
+    "answer-repaired": "def repaired(maps, extra):\n    return dl.something(maps)",
+}
+
+
+def hostile_submission(release, course):
+    """All of HOSTILE; tests that are emptied, renamed and worth more; cells that pretend to be tests."""
+    notebook = render("ps1", {})
+    for cell in notebook.cells:
+        if grade_id(cell) in HOSTILE:
+            cell.source = HOSTILE[grade_id(cell)].replace("{course}", str(course))
+        elif is_test(cell):
+            cell.source = "1000"
+            cell.metadata.nbgrader.update(points=1000, solution=True)
+    fake = nbformat.v4.new_code_cell("import os\nos._exit(0)")
+    fake.metadata["nbgrader"] = {"grade_id": "mine", "grade": True, "locked": True, "points": 1000}
+    double = nbformat.v4.new_code_cell("1000")
+    double.metadata["nbgrader"] = {"grade_id": "test-mix", "grade": True, "locked": False, "points": 1000}
+    notebook.cells = [fake, double, *notebook.cells, fake, double]
+    return notebook
+
+
+@isolated
+def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course, tmp_path):
+    reference = render("ps1", {})
+    for student, notebook in {
+        "reference": reference,
+        "untouched": student_version(course, "ps1"),
+        "hostile": hostile_submission(student_version(course, "ps1"), course),
+    }.items():
+        (tmp_path / student).mkdir()
+        nbformat.write(notebook, tmp_path / student / "ps1 (1).ipynb")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "ps1.ipynb").write_text("no notebook")
+    before = {path: path.read_bytes() for path in [*course.glob("source/*/*"), *course.glob("release/*/*")]}
+
+    problems = grade(tmp_path, course, seconds=10)
+
+    assert [problem.split(":")[0] for problem in problems] == ["broken ps1"]
+    assert {path: path.read_bytes() for path in before} == before
+    with (course / "grades.csv").open() as file:
+        marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    full, groups = points(reference), by_answer(reference)
+    honest = sum(full[test] for answer in ("pencil", "fuse", "keeps") for test in groups[f"answer-{answer}"])
+    assert marks == {"reference": sum(full.values()), "untouched": 0, "hostile": honest, "broken": 0}
+
+    page = (course / "feedback/hostile/ps1/ps1.html").read_text(encoding="utf-8")
+    assert "does a loop end?" in page and "an answer is your own code" in page
+    assert "share_by_paths" not in page
+
+
+def test_without_bubblewrap_grading_asks_for_trust(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"not installed .*: --trust runs the submissions without protection"):
+        grade(tmp_path, tmp_path)
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho no namespaces >&2\nexit 1\n")
+    fake.chmod(0o755)
+    with pytest.raises(ValueError, match=r"does not work here \(no namespaces\): --trust"):
+        grade(tmp_path, tmp_path)
+
+
+def test_trusted_submissions_run_without_bubblewrap(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    with Sandbox(isolation(trust=True), seconds=30) as sandbox:
+        sandbox.run("import dcal_lite as dl\ndef f(x):\n    return x\ndef g():\n    return dl.rollout")
+        assert sandbox.call("f", 3) == 3
+        with pytest.raises(AnswerError, match=r"dcal_lite\.rollout is not at hand"):
+            sandbox.call("g")
+
+
+def test_a_course_with_submissions_keeps_its_variant(course):
+    (course / "submitted").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="has submissions for another variant of ps1: move the folder"):
+        build(course, "secret", 1)
+
+
+def test_values_travel_unchanged():
+    tensor = torch.arange(6.0).reshape(2, 3).mT
+    for value in [None, True, 1, 0.5, "a", [1, (2, [3.0])], tensor, tensor > 2, torch.tensor(3), tensor.numpy()]:
+        back = unpack(pack(value))
+        assert type(back) is type(value)
+        if isinstance(value, torch.Tensor):
+            assert back.dtype == value.dtype and torch.equal(back, value)
+        elif not hasattr(value, "dtype"):
+            assert back == value
+    with pytest.raises(TypeError, match="a number, text, list, tuple, tensor or array expected, got object"):
+        pack([object()])
