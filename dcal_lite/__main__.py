@@ -23,7 +23,7 @@ from dcal_lite.results import load_results
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a caller's mistake is one line on standard error and exit status 2."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dcal_lite").setLevel(logging.INFO if _is_first() else logging.WARNING)
     try:
@@ -35,6 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ndcal_lite: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; overrides may stand before and after options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-") and hasattr(options, "overrides")]
+    if late != rest:
+        parser.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in late)}")
+    if late:
+        options.overrides = [*options.overrides, *late]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -63,6 +63,7 @@ def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
         (["dcal-reid", "preset=toy", "img_size=[64, 30]"], "divisible by the patch"),
         (["dcal-reid", "preset=cpu-quick", "--archive", "none.zip", "--root", "nowhere"], "none.zip"),
         (["dcal-reid", "preset=cpu-quick"], "DCAL_DATA"),
+        (["dcal-reid", "--workers", "0", "epoch=1", "--root", "nowhere"], "did you mean 'epochs'"),
         (["dcal-reid", "preset=toy", "--weights", "none.safetensors"], "'none.safetensors' not found"),
     ],
 )
@@ -73,6 +74,12 @@ def test_mistakes_are_one_line_and_leave_nothing(words, message, tmp_path, capsy
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error and error.startswith("dcal_lite: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_no_command_knows_is_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "dcal-reid", "--root", "nowhere", "epochs=1", "--sead=3"])
+    assert "unrecognized arguments: --sead=3\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
