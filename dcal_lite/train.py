@@ -416,9 +416,9 @@ def _divergence(trainer: Trainer, step: int, report: dict[str, float]) -> str:
     lr, train = trainer.optimizer.param_groups[0]["lr"], trainer.dataset["train"]
     terms = ", ".join(f"{name} {value:.4g}" for name, value in report.items())
     images = ", ".join(train.records[i].source for i in trainer.batches()[step][:4])
-    less = "lower lr or lengthen warmup_epochs" + ("" if trainer.recipe.precision == "fp32" else ", or use precision=fp32")
+    whole = "" if trainer.recipe.precision == "fp32" else ", or use precision=fp32"
     return (f"the loss is not finite in epoch {trainer.epoch + 1}, step {step + 1} (learning rate {lr:.3g}; {terms}; "
-            f"images {images}, ...); the last checkpoint is kept: {less}")  # fmt: skip
+            f"images {images}, ...); the last checkpoint is kept: lower lr, lengthen warmup_epochs{whole}")  # fmt: skip
 
 
 def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, device: torch.device) -> dict[str, Any]:
