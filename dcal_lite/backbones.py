@@ -55,20 +55,29 @@ def create_backbone(
         drop_path: stochastic depth of the last block, in [0, 1); earlier blocks have linearly less.
 
     Raises:
-        ValueError: no vision transformer, other prefix tokens, a size that patches don't divide, unfit weights.
+        ValueError: no vision transformer, other prefix tokens, a size that patches don't divide, unfit weights, or
+            no network for a download.
     """
     options = {} if img_size is None else {"img_size": img_size}
     known = [*timm.list_models(module="vision_transformer"), *timm.list_models(module="vision_transformer_hybrid"),
              *timm.list_models(module="deit"), "vit_toy_patch8_64"]  # fmt: skip
     if name.split(".")[0] not in known:
         raise unknown("vision transformer of timm", name, known)
-    vit = timm.create_model(
-        name, pretrained=pretrained is True, num_classes=0, global_pool="token", drop_path_rate=drop_path, **options
-    )
+    options |= {"global_pool": "token", "drop_path_rate": drop_path}
+    vit = _from_timm(name, pretrained is True, options)
     check_backbone(vit)
     if not isinstance(pretrained, bool):
         load_backbone_weights(vit, pretrained)
     return vit
+
+
+def _from_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """A model of timm's without its classifier; weights that cannot be downloaded are a ValueError."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except OSError:  # what the hub raises without a network and without the file in its cache
+        raise ValueError(f"cannot download the weights of {name!r}: connect to a network, or pass "
+                         "pretrained='file.safetensors'") from None  # fmt: skip
 
 
 def check_backbone(vit: nn.Module) -> None:
@@ -311,12 +320,12 @@ def create_resnet(name: str, *, pretrained: bool | str | Path = False) -> ResNet
         pretrained: True asks timm to download; a path loads a .safetensors file, see `load_resnet_weights`.
 
     Raises:
-        ValueError: timm has no ResNet of this name, or unfit weights.
+        ValueError: timm has no ResNet of this name, unfit weights, or no network for a download.
     """
     known = [*timm.list_models(module="resnet"), "resnet_toy"]
     if name.split(".")[0] not in known:
         raise unknown("ResNet of timm", name, known)
-    net = timm.create_model(name, pretrained=pretrained is True, num_classes=0)
+    net = _from_timm(name, pretrained is True, {})
     if not isinstance(pretrained, bool):
         load_resnet_weights(net, pretrained)
     return net

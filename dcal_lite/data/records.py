@@ -3,6 +3,7 @@
 A `Record` says what an image is, a `Split` can also read it, a `Dataset` holds the named splits.
 """
 
+import io
 import os
 import struct
 import warnings
@@ -21,7 +22,8 @@ from tqdm.auto import tqdm
 from dcal_lite.data.cache import cache_path, cached
 
 _BLOCK = 256  # images that wait in memory, decoded, while a slow disk takes those before
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises at a file that it cannot decode.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -177,16 +179,21 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         ValueError: the file is missing, empty, truncated or no image.
     """
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
-                image = image.convert("RGBA")
-            return np.asarray(image.convert("RGB"))
-    except _BROKEN as error:
+        return decode(path)
+    except BROKEN as error:
         raise ValueError(
             f"cannot read the image {path} ({_reason(Path(path), error)}): replace the file, "
             "or remove the dataset's folder and unpack its archive again"
         ) from error
+
+
+def decode(file: str | Path | io.BytesIO) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode an image to RGB, upright; what Pillow raises is one of `BROKEN`."""
+    with Image.open(file) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "P":  # a palette may carry transparency, which only RGBA can hold
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Interactive figures: one ES module of ours each, which needs no kernel and no other script.
 
 A module has a function `render({model, el})`, anywidget's convention. On a page, module and data stand inline in the
-HTML. In a live notebook, where anywidget is installed, the same figure is a widget, and a new `data` redraws it.
+HTML. In a live notebook, where anywidget is installed, the same figure is a widget, and a new `data` redraws it; with
+`upload` it takes the reader's own photo. What only a kernel can compute, `control` shows: a figure with ipywidgets.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from dcal_lite.dcal import DCAL, pair_view, top_patches, unpair_view
 from dcal_lite.explorers.convolution import hacnn, rga
 from dcal_lite.explorers.figure import Explorer, encode, to_png
 from dcal_lite.explorers.lists import ranking
+from dcal_lite.explorers.live import control
+from dcal_lite.explorers.photos import read_photos, upload
 
 
 def rollout(model: nn.Module, images: Float[Tensor, "n 3 H W"], pictures: Sequence[Any] | Tensor) -> Explorer:

@@ -193,10 +193,35 @@ function nameOf(token, columns) {
   return token ? `the patch in row ${Math.ceil(token / columns)}, column ${(token - 1) % columns + 1}` : "the class token";
 }
 
+// A button for the reader's own photo, for a model that has `photo`: Python reads it and answers with new data.
+function photoButton(model) {
+  const limit = 1024; // pixels; larger photos are shrunk here, as messages to the kernel have a limit, too
+  const says = make("output", {}, model.get("error"));
+  const input = make("input", { type: "file", accept: "image/*", change: async () => {
+    try {
+      const bitmap = await createImageBitmap(input.files[0]); // upright
+      const scale = Math.min(1, limit / Math.max(bitmap.width, bitmap.height));
+      const [width, height] = [bitmap.width, bitmap.height].map((n) => Math.max(1, Math.round(n * scale)));
+      const canvas = make("canvas", { width, height });
+      const context = canvas.getContext("2d");
+      context.imageSmoothingQuality = "high";
+      context.drawImage(bitmap, 0, 0, width, height);
+      model.set("photo", canvas.toDataURL());
+      model.save_changes();
+      says.value = "";
+    } catch {
+      says.value = "this file holds no image that the browser can read: choose a JPEG or PNG file";
+    }
+  } });
+  model.on("change:error", () => { says.value = model.get("error"); });
+  return make("div", { class: "controls" }, make("label", {}, "your photo", input), says);
+}
+
 // Draw into `el`, now and whenever the data change (in a live notebook).
 function mount({ model, el }, draw) {
+  const button = model.get("photo") === undefined ? [] : [photoButton(model)];
   const redraw = () => {
-    const root = make("div", { class: "explorer" });
+    const root = make("div", { class: "explorer" }, ...button);
     el.replaceChildren(make("style", {}, STYLE), root);
     draw(model.get("data"), root);
   };

@@ -4,7 +4,7 @@ import base64
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -33,6 +33,7 @@ class Explorer:
         self.module = "\n".join((folder / f"{part}.js").read_text("utf-8") for part in ("common", name))
         self.data, self.alt, self.still = data, alt, _picture(still)
         self.name = f"explorer-{name}-{next(_NUMBERS)}"
+        self.read: Callable[[bytes], dict[str, Any]] | None = None  # an uploaded photo -> data; see photos.py
 
     def to_html(self) -> str:
         """The figure as HTML that stands for itself."""
@@ -40,7 +41,7 @@ class Explorer:
         return (f'<div id="{self.name}" class="explorer-place"></div>\n'
                 f'<noscript><img alt="{self.alt}" src="{self.still}"></noscript>\n'
                 f'<script type="module">\n{self.module}\nconst data = {data};\n'
-                f'render({{ model: {{ get: () => data }}, el: document.getElementById("{self.name}") }});\n'
+                f'render({{ model: {{ get: (key) => ({{ data }})[key] }}, el: document.getElementById("{self.name}") }});\n'
                 "</script>")  # fmt: skip
 
     def widget(self):
@@ -49,10 +50,23 @@ class Explorer:
             from anywidget import AnyWidget
         except ImportError:
             return None
-        from traitlets import Dict
+        from traitlets import Dict, Unicode
 
         traits = {"_esm": self.module, "data": Dict(self.data).tag(sync=True)}
-        return type("ExplorerWidget", (AnyWidget,), traits)()
+        if self.read:
+            traits |= {name: Unicode("").tag(sync=True) for name in ("photo", "error")}
+        widget = type("ExplorerWidget", (AnyWidget,), traits)()
+        if self.read:
+            widget.observe(self._take, "photo")
+        return widget
+
+    def _take(self, change: Any) -> None:
+        """Show the photo that the widget has sent, as the address of its own data."""
+        try:
+            change.owner.data = self.read(base64.b64decode(change.new.partition(",")[2]))
+            change.owner.error = ""
+        except ValueError as error:
+            change.owner.error = str(error)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         widget = self.widget()

@@ -1,0 +1,72 @@
+"""A figure with controls, for a running notebook; on a page it stands still."""
+
+import base64
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from dcal_lite import plot
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Control:
+    """A figure that a function draws, and controls for the function's arguments; a cell's last line shows it.
+
+    Args:
+        draw: returns a matplotlib figure. Its arguments have defaults: with them it draws the figure that stands still.
+        alt: what the figure shows, in words.
+        controls: for each argument, what ipywidgets makes a control of: (lowest, highest, step) or (lowest, highest)
+            a slider, a list or dictionary a choice, True or False a box to tick.
+    """
+
+    def __init__(self, draw: Callable[..., plot.Figure], alt: str, **controls: Any):
+        self.draw, self.alt, self.controls = draw, alt, controls
+        self.still = _png(draw())
+
+    def to_html(self) -> str:
+        """The figure as it is with the defaults, and what would move it."""
+        source = "data:image/png;base64," + base64.b64encode(self.still).decode()
+        names = ", ".join(name.replace("_", " ") for name in self.controls)
+        return f'<img alt="{self.alt}" src="{source}">\n<p>To be set in a running notebook: {names}.</p>'
+
+    def widget(self):
+        """The figure and its controls as a widget, or None where ipywidgets is not installed."""
+        try:
+            import ipywidgets
+        except ImportError:
+            return None
+        as_large_as_drawn = {"align_self": "flex-start", "max_width": "100%"}
+        image = ipywidgets.Image(value=self.still, format="png", layout=as_large_as_drawn)
+
+        @wraps(self.draw)  # its defaults are the controls' first values
+        def redraw(**values: Any) -> None:
+            image.value = _png(self.draw(**values))
+
+        box = ipywidgets.interactive(redraw, **self.controls)
+        for control in box.kwargs_widgets:
+            control.style.description_width = "initial"
+            control.description = control.description.replace("_", " ")
+            if hasattr(control, "continuous_update"):
+                control.continuous_update = False  # a figure takes a moment
+        box.children = (*box.children, image)
+        return box
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        bundle, widget = {"text/html": self.to_html(), "text/plain": self.alt}, self.widget()
+        if widget is None:
+            return bundle
+        return bundle | {VIEW: {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}}
+
+
+def control(draw: Callable[..., plot.Figure], alt: str, **controls: Any) -> Control:
+    """Show a figure with controls in a running notebook, and the figure alone on a page; arguments as `Control`'s."""
+    return Control(draw, alt, **controls)
+
+
+def _png(figure: plot.Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    plot.plt.close(figure)
+    return file.getvalue()
