@@ -41,7 +41,8 @@ class Explorer:
         return (f'<div id="{self.name}" class="explorer-place"></div>\n'
                 f'<noscript><img alt="{self.alt}" src="{self.still}"></noscript>\n'
                 f'<script type="module">\n{self.module}\nconst data = {data};\n'
-                f'render({{ model: {{ get: (key) => ({{ data }})[key] }}, el: document.getElementById("{self.name}") }});\n'
+                f'const el = document.getElementById("{self.name}");\n'
+                "render({ model: { get: (key) => ({ data })[key] }, el });\n"
                 "</script>")  # fmt: skip
 
     def widget(self):
