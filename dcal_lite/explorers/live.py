@@ -29,7 +29,8 @@ class Control:
         """The figure as it is with the defaults, and what would move it."""
         source = "data:image/png;base64," + base64.b64encode(self.still).decode()
         names = ", ".join(name.replace("_", " ") for name in self.controls)
-        return f'<img alt="{self.alt}" src="{source}">\n<p>To be set in a running notebook: {names}.</p>'
+        return (f'<div class="explorer-place">\n<img alt="{self.alt}" src="{source}">\n'
+                f"<p>To be set in a running notebook: {names}.</p>\n</div>")  # fmt: skip
 
     def widget(self):
         """The figure and its controls as a widget, or None where ipywidgets is not installed."""
