@@ -224,6 +224,9 @@ function mount({ model, el }, draw) {
     const root = make("div", { class: "explorer" }, ...button);
     el.replaceChildren(make("style", {}, STYLE), root);
     draw(model.get("data"), root);
+    for (const node of root.querySelectorAll("input, select, button, [role=radio]")) {
+      set(node, { "data-lm-suppress-shortcuts": true }); // else JupyterLab takes the arrow keys for itself
+    }
   };
   model.on?.("change:data", redraw);
   redraw();
