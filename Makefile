@@ -25,7 +25,7 @@ COLAB := us-docker.pkg.dev/colab-images/public/runtime
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record browser serve lab colab-check colab links bench reproduce zoo \
+.PHONY: help setup lock book test test-all lint fmt record browser serve pdf lab colab-check colab links bench reproduce zoo \
 	assignments grade clean
 
 help:  ## list the targets
@@ -98,6 +98,9 @@ browser:  ## install Debian's Chromium, in which the interactive figures and the
 
 serve: pages  ## build the book, serve it at http://127.0.0.1:8000 (PORT=8000), reload what is changed
 	$(PY) tests/serve.py $(PORT)
+
+pdf: pages browser  ## print every page of the book into _build/pdf, to be annotated
+	$(PY) -m tests.pdf _build/html _build/pdf
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book

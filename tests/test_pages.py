@@ -25,10 +25,14 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # with the default of 5, a browser's connections may be dropped, and wait long
+
+
 @pytest.fixture(scope="module")
 def site():
     """The address of the served site."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+    server = Server(("127.0.0.1", 0), partial(Quiet, directory=SITE))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -49,7 +53,7 @@ def visit(chromium, site):
         tab.on("pageerror", lambda error: faults.append(str(error)))
         tab.on("requestfailed", lambda request: faults.append(request.url))
         tab.goto(f"{site}/{page}.html")
-        tab.wait_for_load_state("networkidle")
+        tab.evaluate("Promise.all([document.fonts.ready, window.MathJax?.startup.promise]).then(() => true)")
         return tab
 
     yield opened
@@ -107,3 +111,36 @@ def test_search_finds_a_term(visit):
     tab.goto(f"{tab.url}?q=rollout")
     tab.wait_for_selector("#search-results li a")
     assert "rollout" in tab.locator("#search-results").inner_text().lower()
+
+
+def test_the_book_works_from_a_folder_without_a_server(chromium):
+    context, faults = chromium.new_context(offline=True), []
+    tab = context.new_page()
+    tab.on("console", lambda message: message.type == "error" and faults.append(message.text))
+    tab.on("requestfailed", lambda request: faults.append(request.url))
+    tab.goto((SITE / "index.html").as_uri())
+    tab.wait_for_url("**/book/index.html")
+    tab.locator(".explorer svg").first.wait_for()
+    tab.get_by_role("link", name="Attention rollout").first.click()
+    tab.locator("mjx-container").first.wait_for()
+    tab.locator(".explorer svg").first.wait_for()
+    assert faults == []
+    tab.goto((SITE / "search.html").as_uri() + "?q=rollout")
+    tab.wait_for_selector("#search-results li a")
+    assert "rollout" in tab.locator("#search-results").inner_text().lower()
+    context.close()
+
+
+def test_a_chapter_prints_without_controls_and_with_its_solutions(visit):
+    tab = visit("book/1-seeing/attention-rollout", *DESK)
+    solutions = tab.locator(".solution > :not(.admonition-title)")
+    assert solutions.count() and not any(part.is_visible() for part in solutions.all())
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert all(part.is_visible() for part in solutions.all())
+    assert tab.locator(".explorer svg").first.is_visible()
+    controls = ".explorer .controls, button, nav, details.hide, .headerlink, .bd-sidebar-primary, .bd-sidebar-secondary"
+    assert not any(part.is_visible() for part in tab.locator(controls).all())
+    wide = "all => all.filter(x => x.scrollWidth > x.clientWidth + 1).length"
+    tab.set_viewport_size({"width": 680, "height": 960})  # A4 without its margins
+    assert tab.locator("pre").evaluate_all(wide) == 0
