@@ -129,6 +129,18 @@ WRONG = [
     ("ps2", "return asking + found", "return found", "block block-hidden"),
     ("ps2", "[False, True, False, False, True]", "[True, True, False, False, True]", "statements"),
     ("ps2", "2 * asking * width**2", "asking * width**2", "count-hidden"),
+    ("ps5", "7 / 18", "17 / 36", "pencil"),
+    ("ps5", "(ids == -1) | ", "", "out out-hidden"),
+    ("ps5", "ids == -1", "ids <= 0", "out-hidden"),
+    ("ps5", " + 0.5 * equal.sum(axis=1)", "", "ranks ranks-hidden"),
+    ("ps5", "np.sort(1 + ", "(1 + ", "ranks ranks-hidden"),
+    ("ps5", " & (np.arange(len(distances)) != index)", "", "ranks ranks-hidden"),
+    ("ps5", "precision[ranks <= 10].sum() / min(len(ranks), 10)", "precision.mean()", "average-hidden"),
+    ("ps5", "min(len(ranks), 10)", "len(ranks)", "average-hidden"),
+    ("ps5", '"C", "junk"', '"C", "trapezoid"', "verdict"),
+    ("ps5", "2 * difference.mean() - b, 2 * difference.mean() - a", "a, b", "interval-hidden"),
+    ("ps5", "np.unique(people, return_inverse=True)[1]", "np.arange(len(people))", "interval-hidden"),
+    ("ps5", "first - second", "first - np.roll(second, 1)", "interval interval-hidden"),
 ]
 
 
@@ -221,7 +233,7 @@ def chain(mixed):
 }
 
 
-def hostile_submission(release, course):
+def hostile_submission(course):
     """All of HOSTILE; tests that are emptied, renamed and worth more; cells that pretend to be tests."""
     notebook = render("ps1", {})
     for cell in notebook.cells:
@@ -230,21 +242,23 @@ def hostile_submission(release, course):
         elif is_test(cell):
             cell.source = "1000"
             cell.metadata.nbgrader.update(points=1000, solution=True)
-    fake = nbformat.v4.new_code_cell("import os\nos._exit(0)")
-    fake.metadata["nbgrader"] = {"grade_id": "mine", "grade": True, "locked": True, "points": 1000}
-    double = nbformat.v4.new_code_cell("1000")
-    double.metadata["nbgrader"] = {"grade_id": "test-mix", "grade": True, "locked": False, "points": 1000}
-    notebook.cells = [fake, double, *notebook.cells, fake, double]
+    pretended = {"grade": True, "locked": True, "points": 1000}
+    for place in (0, len(notebook.cells) + 1):
+        for name, source in (("mine", "import os\nos._exit(0)"), ("test-mix", "1000")):
+            cell = nbformat.v4.new_code_cell(source)
+            cell.metadata["nbgrader"] = pretended | {"grade_id": name}
+            notebook.cells.insert(place, cell)
     return notebook
 
 
 @isolated
+@pytest.mark.filterwarnings("ignore:Object of type:sqlalchemy.exc.SAWarning")  # nbgrader's
 def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course, tmp_path):
     reference = render("ps1", {})
     for student, notebook in {
         "reference": reference,
         "untouched": student_version(course, "ps1"),
-        "hostile": hostile_submission(student_version(course, "ps1"), course),
+        "hostile": hostile_submission(course),
     }.items():
         (tmp_path / student).mkdir()
         nbformat.write(notebook, tmp_path / student / "ps1 (1).ipynb")
