@@ -25,8 +25,8 @@ COLAB := us-docker.pkg.dev/colab-images/public/runtime
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record browser serve pdf lab colab-check colab links bench reproduce zoo \
-	assignments grade clean
+.PHONY: help setup lock book test test-all lint fmt record browser serve pdf lab
+.PHONY: colab-check colab links bench reproduce zoo assignments grade clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,7 +108,7 @@ lab: $(READY)  ## open the chapters in JupyterLab
 colab-check: $(READY)  ## check that installing the library on Colab moves nothing that is there
 	$(PY) tests/colab.py
 
-colab:  ## do that, and run every notebook, in Colab's own image (needs Docker and about 50 GB of disk)
+colab:  ## do that, and run every notebook, in Colab's own image (needs Docker; the image is large)
 	docker run --rm --volume $(CURDIR):/content/dcal --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
 
 links: $(READY) _build/library  ## ask every address in the book whether it still answers

@@ -106,6 +106,15 @@ def test_links_lead_to_places_that_are_there(visit, site, page):
     assert missing == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_the_front_page_says_in_one_screen_what_the_book_is_for(visit, width, height):
+    tab = visit("book/index", width, "light")
+    tab.set_viewport_size({"width": width, "height": height})
+    for part in (tab.locator(".explorer .says"), tab.locator(".bd-article ul").first):
+        box = part.bounding_box()
+        assert box["y"] + box["height"] <= height
+
+
 def test_search_finds_a_term(visit):
     tab = visit("search", *DESK)
     tab.goto(f"{tab.url}?q=rollout")
@@ -131,8 +140,9 @@ def test_the_book_works_from_a_folder_without_a_server(chromium):
     context.close()
 
 
-def test_a_chapter_prints_without_controls_and_with_its_solutions(visit):
-    tab = visit("book/1-seeing/attention-rollout", *DESK)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_chapter_prints_black_without_controls_and_with_its_solutions(visit, scheme):
+    tab = visit("book/1-seeing/attention-rollout", 1280, scheme)
     solutions = tab.locator(".solution > :not(.admonition-title)")
     assert solutions.count() and not any(part.is_visible() for part in solutions.all())
     tab.emulate_media(media="print")
@@ -141,6 +151,10 @@ def test_a_chapter_prints_without_controls_and_with_its_solutions(visit):
     assert tab.locator(".explorer svg").first.is_visible()
     controls = ".explorer .controls, button, nav, details.hide, .headerlink, .bd-sidebar-primary, .bd-sidebar-secondary"
     assert not any(part.is_visible() for part in tab.locator(controls).all())
+    colours = "all => all.map(x => getComputedStyle(x).color)"
+    assert set(tab.locator(".bd-article section > p").evaluate_all(colours)) == {"rgb(0, 0, 0)"}
+    if scheme == "dark":  # whose code would be pale
+        assert set(tab.locator(".highlight span").evaluate_all(colours)) == {"rgb(0, 0, 0)"}
     wide = "all => all.filter(x => x.scrollWidth > x.clientWidth + 1).length"
     tab.set_viewport_size({"width": 680, "height": 960})  # A4 without its margins
     assert tab.locator("pre").evaluate_all(wide) == 0

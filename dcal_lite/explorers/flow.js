@@ -21,7 +21,7 @@ function render(context) {
       sum.describe(`rollout of layers 1 to ${layer}`);
       chosen.describe(`the ${count} patches with the largest rollout`);
       says.textContent = `After layer ${layer} of ${layers}, ${percent(1 - all[0])} of the class token came from ` +
-        `patches, most of it from ${nameOf(best, columns)} (${percent(all[best])}).`;
+        `patches, the largest share from ${nameOf(best, columns)} (${percent(all[best])}).`;
     }
 
     function stop() {
