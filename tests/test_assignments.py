@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from itertools import pairwise
 
 import nbformat
@@ -75,6 +76,18 @@ def test_every_piece_of_the_sample_stands_in_the_notebook(name):
 VARIANTS = [
     (name, choice, k) for name in NAMES for choice, options in CHOICES[name].items() for k in range(len(options))
 ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_question_says_its_points(name):
+    said, given = [], []
+    for cell in render(name, {}).cells:
+        if heading := re.match(r"(?:.*\n)*## \d+\. .*\((\d+) points", cell.source):
+            said.append(int(heading[1]))
+            given.append(0)
+        elif given:
+            given[-1] += cell.metadata.get("nbgrader", {}).get("points", 0)
+    assert said == given and sum(said) == 50
 
 
 @pytest.mark.parametrize(("name", "choice", "option"), VARIANTS)
@@ -165,7 +178,7 @@ def secrets(notebook):
             inside = inside or "### BEGIN" in line
             (hidden if inside else shown).add(line)
             inside = inside and "### END" not in line
-    return {line for line in hidden - shown if line}
+    return {line for line in hidden - shown if len(line) > 2}
 
 
 def test_secrets_are_found():
@@ -204,7 +217,7 @@ HOSTILE = {
     "answer-pencil": """
 import os
 def pencil():
-    for top in "/", "/tmp", "{course}":
+    for top in "/tmp", "/dev", "{course}":
         for folder, _, files in os.walk(top):
             for file in files:
                 try:
@@ -215,7 +228,8 @@ def pencil():
 """,
     "answer-fuse": """
 def fuse(maps):
-    print("x" * 10**9)
+    for _ in range(1000):
+        print("x" * 10**6)
     fused = maps.prod(dim=2) ** (1 / maps.shape[2])
     return fused / fused.sum(dim=-1, keepdim=True)
 """,
@@ -226,7 +240,7 @@ import builtins
 torch.allclose = math.isclose = lambda *args, **options: True
 builtins.AssertionError = SystemExit
 def chain(mixed):
-    return torch.zeros(mixed.shape[1:3])
+    return 0 * mixed[0, :, 0]
 """,
     "answer-witness": "def witness():\n    return iter([]), 'x' * 10**9",
     "answer-repaired": "def repaired(maps, extra):\n    return dl.something(maps)",

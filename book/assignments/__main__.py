@@ -106,8 +106,9 @@ def grade(folder: Path, course: Path, **judge: float) -> list[str]:
             convert(GenerateFeedback, config, name, student)
         except NbGraderException as error:
             problems.append(f"{student} {name}: not graded ({error})")
+    names = sorted({path.name for path in course.glob("submitted/*/*")})
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
-        CsvExportPlugin(to=str(course / "grades.csv")).export(gradebook)
+        CsvExportPlugin(to=str(course / "grades.csv"), assignment=names).export(gradebook)
     return problems
 
 

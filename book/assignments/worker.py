@@ -66,6 +66,8 @@ def answer(message: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
         if "run" in message:
             exec(compile(python(message["run"]), "answer", "exec"), names)
             return {"value": None}
+        if message["call"] not in names:
+            raise NameError(f"{message['call']} is not defined: its cell failed, or is missing")
         return {"value": pack(names[message["call"]](*map(unpack, message["args"])))}
     except BaseException as error:  # noqa: BLE001  whatever the code raises, SystemExit too, is its result
         return {"error": f"{type(error).__name__}: {error}"[:500]}
