@@ -11,7 +11,7 @@ import pytest
 import torch
 from nbgrader.utils import determine_grade, is_grade, is_solution
 
-from book.assignments.__main__ import build, grade
+from book.assignments.__main__ import build, grade, submissions
 from book.assignments.judging import grade_id, judge, merge
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.variants import CHOICES, draw, render
@@ -240,8 +240,11 @@ import builtins
 torch.allclose = math.isclose = lambda *args, **options: True
 builtins.AssertionError = SystemExit
 def chain(mixed):
+    if len(mixed) > 1:
+        raise ValueError("<script>alert(1)</script>")
     return 0 * mixed[0, :, 0]
 """,
+    "explain": "<script>alert(2)</script> a <img src=x onerror=alert(3)>",
     "answer-witness": "def witness():\n    return iter([]), 'x' * 10**9",
     "answer-repaired": "def repaired(maps, extra):\n    return dl.something(maps)",
 }
@@ -293,6 +296,27 @@ def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course
     page = (course / "feedback/hostile/ps1/ps1.html").read_text(encoding="utf-8")
     assert "does a loop end?" in page and "an answer is your own code" in page
     assert "share_by_paths" not in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
+
+
+def test_submissions_are_found_by_student_and_set(tmp_path):
+    for path in ("miller/ps1.ipynb", "miller/sub/ps2 (1).ipynb", "Jane Doe_1/Copy of ps1.ipynb", "miller/notes.ipynb",
+                 "miller/.ipynb_checkpoints/ps5-checkpoint.ipynb"):  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("{}")
+    (tmp_path / "thief").mkdir()
+    (tmp_path / "thief/ps1.ipynb").symlink_to(tmp_path / "miller/ps1.ipynb")
+    found = {("miller", "ps1"), ("miller", "ps2"), ("Jane Doe_1", "ps1")}
+    assert set(submissions(tmp_path)) == found
+    newer = tmp_path / "miller/ps1 (2).ipynb"
+    newer.write_text("{}")
+    os.utime(newer, (2**31, 2**31))
+    assert submissions(tmp_path)["miller", "ps1"] == newer
+    (tmp_path / "miller").rename(tmp_path / "mil*er")
+    with pytest.raises(ValueError, match=r"the folder 'mil\*er' names a student: letters"):
+        submissions(tmp_path)
+    with pytest.raises(ValueError, match=r"no submission in .*: STUDENT/ps1\.ipynb expected"):
+        submissions(tmp_path / "thief")
 
 
 def test_without_bubblewrap_grading_asks_for_trust(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ from traitlets.config import Config, PyFileConfigLoader
 from book.assignments.judging import merge
 from book.assignments.sandbox import isolation
 from book.assignments.variants import CHOICES, draw, render
+from dcal_lite.checkpoint import atomic_path, write_text
 
 HERE = Path(__file__).resolve().parent
 COURSE = HERE.parents[1] / "course"
@@ -57,7 +58,7 @@ def build(course: Path, secret: str | None, term: int) -> None:
         if (course / "submitted").exists() and path.exists() and path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{course} has submissions for another variant of {name}: move the folder away first")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         convert(GenerateAssignment, settings(course), name)
 
 
@@ -70,8 +71,10 @@ def submissions(folder: Path) -> dict[tuple[str, str], Path]:
     for path in sorted(folder.glob("*/**/*.ipynb"), key=lambda path: path.lstat().st_mtime):
         name = re.search("|".join(CHOICES), path.name)
         student = path.relative_to(folder).parts[0]
-        if name and path.is_file() and path.resolve().is_relative_to(folder.resolve()):
-            if not re.fullmatch(r"[\w.@ -]+", student):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        if name and path.is_file() and path.resolve().is_relative_to((folder / student).resolve()):
+            if not re.fullmatch(r"\w([\w.@ -]*\w)?", student):
                 raise ValueError(f"the folder {student!r} names a student: letters, digits and ._@- only")
             found[student, name[0]] = path
     if not found:
@@ -107,8 +110,8 @@ def grade(folder: Path, course: Path, **judge: float) -> list[str]:
         except NbGraderException as error:
             problems.append(f"{student} {name}: not graded ({error})")
     names = sorted({path.name for path in course.glob("submitted/*/*")})
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
-        CsvExportPlugin(to=str(course / "grades.csv"), assignment=names).export(gradebook)
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook, atomic_path(course / "grades.csv") as table:
+        CsvExportPlugin(to=str(table), assignment=names).export(gradebook)
     return problems
 
 

