@@ -12,14 +12,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Control:
-    """A figure that a function draws, and controls for the function's arguments; a cell's last line shows it.
-
-    Args:
-        draw: returns a matplotlib figure. Its arguments have defaults: with them it draws the figure that stands still.
-        alt: what the figure shows, in words.
-        controls: for each argument, what ipywidgets makes a control of: (lowest, highest, step) or (lowest, highest)
-            a slider, a list or dictionary a choice, True or False a box to tick.
-    """
+    """A figure and its controls, as `control` makes them."""
 
     def __init__(self, draw: Callable[..., plot.Figure], alt: str, **controls: Any):
         self.draw, self.alt, self.controls = draw, alt, controls
@@ -62,7 +55,14 @@ class Control:
 
 
 def control(draw: Callable[..., plot.Figure], alt: str, **controls: Any) -> Control:
-    """Show a figure with controls in a running notebook, and the figure alone on a page; arguments as `Control`'s."""
+    """A figure with controls in a running notebook, and the figure alone on a page; a cell's last line shows it.
+
+    Args:
+        draw: returns a matplotlib figure. Its arguments have defaults: with them it draws the figure that stands still.
+        alt: what the figure shows, in words.
+        controls: for each argument, what ipywidgets makes a control of: (lowest, highest, step) or (lowest, highest)
+            a slider, a list or dictionary a choice, True or False a box to tick.
+    """
     return Control(draw, alt, **controls)
 
 
