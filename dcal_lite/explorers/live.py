@@ -39,11 +39,11 @@ class Control:
             image.value = _png(self.draw(**values))
 
         box = ipywidgets.interactive(redraw, **self.controls)
-        for control in box.kwargs_widgets:
-            control.style.description_width = "initial"
-            control.description = control.description.replace("_", " ")
-            if hasattr(control, "continuous_update"):
-                control.continuous_update = False  # a figure takes a moment
+        for part in box.kwargs_widgets:
+            part.style.description_width = "initial"
+            part.description = part.description.replace("_", " ")
+            if hasattr(part, "continuous_update"):
+                part.continuous_update = False  # a figure takes a moment
         box.children = (*box.children, image)
         return box
 
