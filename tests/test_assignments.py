@@ -356,3 +356,76 @@ def test_values_travel_unchanged():
             assert back == value
     with pytest.raises(TypeError, match="a number, text, list, tuple, tensor or array expected, got object"):
         pack([object()])
+
+
+# Mistakes in problem sets 3 and 4, with the numbers of the variants in which they are mistakes.
+ALL, SAMPLE = range(4), [0]
+WRONG_IN_VARIANTS = [
+    ("ps3", "[4 / 10, 2 / 10, 3 / 10, 1 / 10]", "[4 / 16, 2 / 16, 9 / 16, 1 / 16]", "pencil", SAMPLE),
+    ("ps3", "[tokens, tokens[partner]]", "[tokens[partner], tokens]", "sequences sequences-hidden", ALL),
+    ("ps3", " / q.shape[-1] ** 0.5", "", "attend-hidden", ALL),
+    ("ps3", ".softmax(dim=-1)", ".softmax(dim=-2)", "attend attend-hidden", ALL),
+    ("ps3", "scores.chunk(2, dim=-1)", "scores.chunk(2, dim=-1)\n    beta = 1", "attend attend-hidden", ALL),
+    ("ps3", "partner[:, None] == images", "images[:, None] == partner", "mask-hidden", range(3)),  # 3: both read
+    ("ps3", "(images[:, None] == images) | ", "", "mask mask-hidden", ALL),
+    ("ps3", "(tokens, 0).repeat_interleave(tokens, 1)", "(tokens, 0).repeat(1, tokens)", "mask mask-hidden", ALL),
+    ("ps3", "min(layers + 1, 3)", "layers + 1", "heard-hidden", SAMPLE),
+    ("ps3", "[False, False, False, True, True]", "[True, False, True, True, True]", "claims", SAMPLE),
+    ("ps3", ".sum()\n", ".mean()\n", "total total-hidden", ALL),
+    ("ps3", "(1 + math.log(loss)) / 2", "loss / 2", "least-hidden", SAMPLE),
+    ("ps3", "cross_entropy(paired @ weight, target)", "cross_entropy(paired @ weight, own)", "step-hidden", ALL),
+    ("ps3", "paired @ weight, target", "paired @ weight.detach(), target", "step step-hidden", ALL),
+    ("ps3", "grad(total, [weight, w])", "grad(total, [weight, w])\n    gradients[1].zero_()", "step step-hidden", ALL),
+    ("ps3", "x - rate * g", "x + rate * g", "step step-hidden", ALL),
+    ("ps4-rga", "return [5, 2, 5]", "return [3, 1, 1]", "pencil", SAMPLE),
+    ("ps4-rga", "R = theta.mT @ phi\n", "R = phi.mT @ theta\n", "vectors vectors-hidden", [1, 2]),
+    ("ps4-rga", "R + R.mT", "2 * R", "vectors vectors-hidden", SAMPLE),
+    ("ps4-rga", " / theta.shape[-1]\n    return (weight", "\n    return (weight", "embed-hidden", SAMPLE),
+    ("ps4-rga", "(weight @ phi.mT) @ theta", "weight @ (phi.mT @ theta)", "embed-large", SAMPLE),
+    ("ps4-rga", "(weight @ theta.mT) @ phi", "(weight @ phi.mT) @ theta", "embed-hidden", SAMPLE),
+    ("ps4-rga", "nodes**2 * inner", "nodes * inner**2", "count-hidden", ALL),
+    ("ps4-rga", "(v @ theta.mT) @ phi", "(v @ phi.mT) @ theta", "read-hidden", SAMPLE),
+    ("ps4-rga", "(v @ theta.mT) @ phi", "v @ (theta.mT @ phi)", "read", SAMPLE),
+    ("ps4-rga", "gradients.sum(dim=0)", "gradients.mean(dim=0)", "gradient gradient-hidden", ALL),
+    ("ps4-rga", "(grad @ theta.mT)", "(grad @ phi.mT)", "gradient-hidden", ALL),
+    ("ps4-hacnn", "[10 + 30 * 27 / 32, 30 * 9 / 8]", "[10 + 30 * 3 / 4, 30]", "pencil", SAMPLE),
+    ("ps4-hacnn", "(y / (1 - h)).atanh()", "y", "centre centre-hidden", SAMPLE),
+    ("ps4-hacnn", "(1 - h) * a.tanh()", "a.tanh()", "centre centre-hidden", SAMPLE),
+    ("ps4-hacnn", "h * steps", "h / 2 * steps", "rows rows-hidden", ALL),
+    ("ps4-hacnn", "y[..., None] + h", "y[..., None] - h", "rows rows-hidden", ALL),
+    ("ps4-hacnn", "p.floor()", "p.trunc()", "cut-hidden slope-hidden", ALL),
+    ("ps4-hacnn", "p.floor()", "p.round()", "cut cut-hidden slope slope-hidden", ALL),
+    ("ps4-hacnn", "(1 - w) * above + w * below", "w * above + (1 - w) * below", "cut cut-hidden", ALL),
+    ("ps4-hacnn", ".clamp(0, height - 1)", " % height", "cut cut-hidden slope-hidden", SAMPLE),
+    ("ps4-hacnn", "below - above", "above - below", "slope slope-hidden", ALL),
+    ("ps4-hacnn", "sum(dim=(2, 4))", "mean(dim=(2, 4))", "slope-hidden", ALL),
+    ("ps4-hacnn", "grad.sum(dim=-1)", "grad.mean(dim=-1)", "chain chain-hidden", ALL),
+    ("ps4-hacnn", "slope = ", "slope = a * ", "chain chain-hidden", ALL),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "lost", "k"),
+    [
+        pytest.param(*mistake, k, marks=[pytest.mark.slow] if k else [])
+        for *mistake, variants in WRONG_IN_VARIANTS
+        for k in variants
+    ],
+)
+def test_a_mistake_loses_its_points_and_no_others_in_every_variant(name, right, wrong, lost, k):
+    drawn = {choice: k % len(options) for choice, options in CHOICES[name].items()}
+    notebook, answers = render(name, drawn, seed=k), render(name, drawn, seed=k)
+    for cell in answers.cells:
+        if is_solution(cell):
+            cell.source = cell.source.replace(right, wrong)
+    assert answers != notebook
+    _, got = outcome(notebook, answers)
+    assert got == points(notebook) | dict.fromkeys([f"test-{test}" for test in lost.split()], 0)
+
+
+def test_both_halves_of_problem_set_4_have_the_same_points():
+    half, other = (
+        [cell.metadata.nbgrader.points for cell in render(name, {}).cells if is_grade(cell)]
+        for name in ("ps4-hacnn", "ps4-rga")
+    )
+    assert sum(half) == sum(other) > 0
