@@ -1,6 +1,6 @@
 """Print the built book into PDFs that people can annotate, one a page: equations, figures and open solutions.
 
-`python -m tests.pdf _build/html _build/pdf` is a part of `make pdf`.
+`python -m tests.pdf _build/html _build/pdf` is a part of `make pdf`; names of pages may follow.
 """
 
 import shutil
@@ -16,23 +16,23 @@ PLAIN = """document.querySelectorAll("a[href]").forEach((link) => {
   if (link.protocol === location.protocol && link.pathname !== location.pathname) link.removeAttribute("href");
 })"""
 
+MARGIN = dict.fromkeys(("top", "right", "bottom", "left"), "15mm")
 
-def main(site: str, folder: str) -> None:
+
+def main(site: str, folder: str, *pages: str) -> None:
     chromium = shutil.which("chromium") or sys.exit("expected Chromium: `make browser` installs Debian's")
     Path(folder).mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        tab = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page(
-            reduced_motion="reduce"
-        )
-        for number, page in enumerate(PAGES):
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(reduced_motion="reduce")
+        tab.set_default_timeout(120_000)
+        for page in pages or PAGES:
             tab.goto(Path(site, f"{page}.html").resolve().as_uri())
             tab.evaluate("window.MathJax?.startup.promise")
             tab.evaluate(PLAIN)
-            file = Path(folder, f"{number:02}-{Path(page).name}.pdf")
-            tab.pdf(
-                path=file, format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "15mm"), outline=True
-            )
-    print(f"{folder}: {len(PAGES)} pages printed")
+            file = Path(folder, f"{PAGES.index(page):02}-{Path(page).name}.pdf")
+            tab.pdf(path=file, format="A4", margin=MARGIN, outline=True)
+    print(f"{folder}: {len(pages or PAGES)} pages printed")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The built site in a browser, without a network: `make book` first, else these tests are skipped."""
 
 import gzip
+import subprocess
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -158,3 +160,11 @@ def test_a_chapter_prints_black_without_controls_and_with_its_solutions(visit, s
     wide = "all => all.filter(x => x.scrollWidth > x.clientWidth + 1).length"
     tab.set_viewport_size({"width": 680, "height": 960})  # A4 without its margins
     assert tab.locator("pre").evaluate_all(wide) == 0
+
+
+def test_a_pdf_has_no_link_to_this_machine(tmp_path):
+    page = "book/1-seeing/attention-rollout"
+    subprocess.run([sys.executable, "-m", "tests.pdf", SITE, tmp_path, page], cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.iterdir()
+    text = file.read_bytes()
+    assert b"/URI (https://github.com/" in text and b"/URI (file:" not in text
