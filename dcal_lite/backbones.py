@@ -75,9 +75,9 @@ def _from_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Modul
     """A model of timm's without its classifier; weights that cannot be downloaded are a ValueError."""
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except OSError:  # what the hub raises without a network and without the file in its cache
+    except OSError as error:  # what the hub raises without a network and without the file in its cache
         raise ValueError(f"cannot download the weights of {name!r}: connect to a network, or pass "
-                         "pretrained='file.safetensors'") from None  # fmt: skip
+                         "pretrained='file.safetensors'") from error  # fmt: skip
 
 
 def check_backbone(vit: nn.Module) -> None:

@@ -31,7 +31,7 @@ class Explorer:
     def __init__(self, name: str, data: dict[str, Any], still: plot.Figure, alt: str):
         folder = files("dcal_lite.explorers")
         self.module = "\n".join((folder / f"{part}.js").read_text("utf-8") for part in ("common", name))
-        self.data, self.alt, self.still = data, alt, _picture(still)
+        self.data, self.alt, self.still = data, alt, address(figure_png(still, dpi=80))
         self.name = f"explorer-{name}-{next(_NUMBERS)}"
         self.read: Callable[[bytes], dict[str, Any]] | None = None  # an uploaded photo -> data; see photos.py
 
@@ -89,15 +89,17 @@ def to_png(picture: Any) -> str:
     """An image as the address of its own data."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(plot.as_array(picture))).save(file, "png", optimize=True)
-    return _address(file)
+    return address(file.getvalue())
 
 
-def _picture(figure: plot.Figure) -> str:
+def figure_png(figure: plot.Figure, dpi: int) -> bytes:
+    """A figure as a PNG file, the same in every run; closes it, or a notebook would show it once more."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     plot.plt.close(figure)
-    return _address(file)
+    return file.getvalue()
 
 
-def _address(file: io.BytesIO) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def address(png: bytes) -> str:
+    """The address that is a PNG file's own data."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,13 +1,13 @@
 """A figure with controls, for a running notebook; on a page it stands still."""
 
-import base64
-import io
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from dcal_lite import plot
+from dcal_lite.explorers.figure import address, figure_png
 
+DPI = 100
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -16,13 +16,12 @@ class Control:
 
     def __init__(self, draw: Callable[..., plot.Figure], alt: str, **controls: Any):
         self.draw, self.alt, self.controls = draw, alt, controls
-        self.still = _png(draw())
+        self.still = figure_png(draw(), DPI)
 
     def to_html(self) -> str:
         """The figure as it is with the defaults, and what would move it."""
-        source = "data:image/png;base64," + base64.b64encode(self.still).decode()
         names = ", ".join(name.replace("_", " ") for name in self.controls)
-        return (f'<div class="explorer-place">\n<img alt="{self.alt}" src="{source}">\n'
+        return (f'<div class="explorer-place">\n<img alt="{self.alt}" src="{address(self.still)}">\n'
                 f"<p>To be set in a running notebook: {names}.</p>\n</div>")  # fmt: skip
 
     def widget(self):
@@ -36,7 +35,7 @@ class Control:
 
         @wraps(self.draw)  # its defaults are the controls' first values
         def redraw(**values: Any) -> None:
-            image.value = _png(self.draw(**values))
+            image.value = figure_png(self.draw(**values), DPI)
 
         box = ipywidgets.interactive(redraw, **self.controls)
         for part in box.kwargs_widgets:
@@ -64,10 +63,3 @@ def control(draw: Callable[..., plot.Figure], alt: str, **controls: Any) -> Cont
             a slider, a list or dictionary a choice, True or False a box to tick.
     """
     return Control(draw, alt, **controls)
-
-
-def _png(figure: plot.Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
-    plot.plt.close(figure)
-    return file.getvalue()
