@@ -300,8 +300,8 @@ def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course
 
 
 def test_submissions_are_found_by_student_and_set(tmp_path):
-    for path in ("miller/ps1.ipynb", "miller/sub/ps2 (1).ipynb", "Jane Doe_1/Copy of ps1.ipynb", "miller/notes.ipynb",
-                 "miller/.ipynb_checkpoints/ps5-checkpoint.ipynb"):  # fmt: skip
+    submitted = ["miller/ps1.ipynb", "miller/sub/ps2 (1).ipynb", "Jane Doe_1/Copy of ps1.ipynb"]
+    for path in [*submitted, "miller/notes.ipynb", "miller/.ipynb_checkpoints/ps5-checkpoint.ipynb"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("{}")
     (tmp_path / "thief").mkdir()

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -69,11 +70,9 @@ def submissions(folder: Path) -> dict[tuple[str, str], Path]:
     """
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.glob("*/**/*.ipynb"), key=lambda path: path.lstat().st_mtime):
-        name = re.search("|".join(CHOICES), path.name)
-        student = path.relative_to(folder).parts[0]
-        if ".ipynb_checkpoints" in path.parts:
-            continue
-        if name and path.is_file() and path.resolve().is_relative_to((folder / student).resolve()):
+        name, student = re.search("|".join(CHOICES), path.name), path.relative_to(folder).parts[0]
+        own = path.is_file() and path.resolve().is_relative_to((folder / student).resolve())
+        if name and own and ".ipynb_checkpoints" not in path.parts:
             if not re.fullmatch(r"\w([\w.@ -]*\w)?", student):
                 raise ValueError(f"the folder {student!r} names a student: letters, digits and ._@- only")
             found[student, name[0]] = path
@@ -127,7 +126,8 @@ def main() -> None:
     grading.add_argument("folder", type=Path)
     grading.add_argument("--trust", action="store_true", help="run submissions without isolation")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # nbgrader tells much
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # nbgrader tells much,
+    warnings.filterwarnings("ignore", "Object of type")  # and SQLAlchemy warns of it, to no effect
     try:
         if options.command == "build":
             build(options.course.resolve(), options.seed, options.term)

@@ -25,6 +25,11 @@ def grade_id(cell: NotebookNode) -> str | None:
     return cell.metadata.get("nbgrader", {}).get("grade_id")
 
 
+def is_look(cell: NotebookNode) -> bool:
+    """Whether a cell is there for looking only: it needs the library, and nothing depends on it."""
+    return grade_id(cell) is None and "look" in cell.metadata.get("tags", [])
+
+
 def merge(release: NotebookNode, submitted: NotebookNode) -> NotebookNode:
     """Return the student version with a submission's answers, and its own code cells after the cells they follow.
 
@@ -73,8 +78,7 @@ def judge(notebook: NotebookNode, sandbox: Sandbox, key: dict[str, str]) -> None
         sandbox: runs the student's cells and the given ones.
         key: sources of the student version, by grade_id, with hidden tests. Locked cells are taken from here.
     """
-    looks = [cell for cell in notebook.cells if grade_id(cell) is None and "look" in cell.metadata.get("tags", [])]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell not in looks]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and not is_look(cell)]
     answers = [key[grade_id(cell)] for cell in code if is_solution(cell)]
     space: dict[str, Any] = {name: partial(sandbox.call, name) for name in functions(answers)}
     for cell in code:
