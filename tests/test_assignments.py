@@ -429,3 +429,14 @@ def test_both_halves_of_problem_set_4_have_the_same_points():
         for name in ("ps4-hacnn", "ps4-rga")
     )
     assert sum(half) == sum(other) > 0
+
+
+@isolated
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ps3", "ps4-hacnn", "ps4-rga"])
+def test_the_reference_solution_has_full_points_in_the_sandbox(name):
+    notebook = render(name, {})
+    merged = merge(notebook, notebook)
+    with Sandbox(isolation(), seconds=120) as sandbox:
+        judge(merged, sandbox, {grade_id(cell): cell.source for cell in notebook.cells if grade_id(cell)})
+    assert {grade_id(cell): determine_grade(cell)[0] for cell in merged.cells if is_test(cell)} == points(notebook)
