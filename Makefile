@@ -25,7 +25,7 @@ COLAB := us-docker.pkg.dev/colab-images/public/runtime
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock book test test-all lint fmt record browser serve pdf lab
+.PHONY: help setup lock book test test-all lint fmt record browser sandbox serve pdf lab
 .PHONY: colab-check colab links bench reproduce zoo assignments grade clean
 
 help:  ## list the targets
@@ -95,6 +95,9 @@ record: $(READY)  ## run notebooks and store the outputs that `make test` compar
 
 browser:  ## install Debian's Chromium, in which the interactive figures and the built pages are tested
 	command -v chromium || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends chromium; }
+
+sandbox:  ## install Debian's bubblewrap, in which submissions are graded
+	command -v bwrap || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends bubblewrap; }
 
 serve: pages  ## build the book, serve it at http://127.0.0.1:8000 (PORT=8000), reload what is changed
 	$(PY) tests/serve.py $(PORT)
