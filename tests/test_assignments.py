@@ -383,6 +383,8 @@ WRONG_IN_VARIANTS = [
     ("ps4-rga", " / theta.shape[-1]\n    return (weight", "\n    return (weight", "embed-hidden", SAMPLE),
     ("ps4-rga", "(weight @ phi.mT) @ theta", "weight @ (phi.mT @ theta)", "embed-large", SAMPLE),
     ("ps4-rga", "(weight @ theta.mT) @ phi", "(weight @ phi.mT) @ theta", "embed-hidden", SAMPLE),
+    ("ps4-rga", "(weight @ phi.mT)", "(weight @ theta.mT)", "embed-hidden", ALL),
+    ("ps4-rga", "return (weight", "theta.mT @ phi\n    return (weight", "embed-large", ALL),
     ("ps4-rga", "nodes**2 * inner", "nodes * inner**2", "count-hidden", ALL),
     ("ps4-rga", "(v @ theta.mT) @ phi", "(v @ phi.mT) @ theta", "read-hidden", SAMPLE),
     ("ps4-rga", "(v @ theta.mT) @ phi", "v @ (theta.mT @ phi)", "read", SAMPLE),
