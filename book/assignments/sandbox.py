@@ -140,5 +140,5 @@ def _read(line: bytes) -> Any:
             return unpack(reply["value"])
         problem = str(reply["error"])[:500]
     except (ValueError, TypeError, KeyError, RecursionError, MemoryError):
-        problem = "the code returned what is no number, text, list, tensor or array"
+        problem = "the code returned what is no number, text, list, dictionary, tensor or array"
     raise AnswerError(problem)

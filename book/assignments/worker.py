@@ -22,7 +22,7 @@ KINDS = {"tensor": torch.Tensor, "array": np.ndarray}
 
 
 def pack(value: Any) -> Any:
-    """Return a value in JSON's types: numbers, strings, None, lists, tuples, tensors and arrays."""
+    """Return a value in JSON's types: numbers, strings, None, lists, tuples, dictionaries, tensors and arrays."""
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         kind = "tensor" if isinstance(value, torch.Tensor) else "array"
         array = np.ascontiguousarray(value.detach().cpu() if kind == "tensor" else value)
@@ -30,9 +30,11 @@ def pack(value: Any) -> Any:
         return {"kind": kind, "dtype": array.dtype.str, "shape": np.shape(value), "data": data}
     if isinstance(value, list | tuple):
         return {"kind": type(value).__name__, "items": [pack(item) for item in value]}
+    if isinstance(value, dict):
+        return {"kind": "dict", "items": [[pack(key), pack(item)] for key, item in value.items()]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a number, text, list, tuple, tensor or array expected, got {type(value).__name__}")
+    raise TypeError(f"a number, text, list, dictionary, tensor or array expected, got {type(value).__name__}")
 
 
 def unpack(value: Any) -> Any:
@@ -42,6 +44,8 @@ def unpack(value: Any) -> Any:
     if value["kind"] in ("list", "tuple"):
         items = [unpack(item) for item in value["items"]]
         return items if value["kind"] == "list" else tuple(items)
+    if value["kind"] == "dict":
+        return {unpack(key): unpack(item) for key, item in value["items"]}
     array = np.frombuffer(base64.b64decode(value["data"]), value["dtype"]).reshape(value["shape"]).copy()
     return torch.from_numpy(array) if value["kind"] == "tensor" else array
 
