@@ -26,7 +26,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock book test test-all lint fmt record browser sandbox serve pdf lab
-.PHONY: colab-check colab links bench reproduce zoo assignments grade clean
+.PHONY: colab-check colab links release bench reproduce zoo assignments grade clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,14 @@ colab:  ## do that, and run every notebook, in Colab's own image (needs Docker; 
 
 links: $(READY) _build/library  ## ask every address in the book whether it still answers
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
+
+release: $(READY)  ## let the pages and the notebooks' first cells name the version's tag (TAG=v1.0.0); commit, then tag
+	sed -i 's/^  branch: [^ ]*/  branch: $(TAG)/' _config.yml
+	$(MAKE) --no-print-directory fmt
+
+.PHONY: tagged
+tagged:
+	@grep -q '^  branch: $(TAG) ' _config.yml || { echo "before $(TAG) is set: make release TAG=$(TAG)"; exit 1; }
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
 	$(PY) -m tests.bench
