@@ -64,48 +64,46 @@ def visit(chromium, site):
     assert faults == []
 
 
-@pages
-@pytest.mark.parametrize(("width", "scheme"), [PHONE, DESK])
-def test_a_page_loads_without_a_fault_and_fits(visit, page, width, scheme):
-    tab = visit(page, width, scheme)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
-    assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
-
-
-@pages
-def test_a_page_has_no_serious_barrier(visit, page):
+def barriers(tab) -> set[tuple[str, str]]:
+    """What axe finds serious or critical for people who see, hear or move otherwise: rule and element."""
     from axe_playwright_python.sync_playwright import Axe
 
-    for width, scheme in (PHONE, DESK):
-        found = Axe().run(visit(page, width, scheme), options={"preload": False}).response["violations"]
-        serious = {(entry["id"], node["html"][:200]) for entry in found for node in entry["nodes"]
-                   if entry["impact"] in ("serious", "critical")}  # fmt: skip
-        assert serious == set()
+    found = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
+    serious = [entry for entry in found if entry["impact"] in ("serious", "critical")]
+    return {(entry["id"], node["html"][:200]) for entry in serious for node in entry["nodes"]}
 
 
-@pages
-def test_a_page_is_light(visit, site, page):
-    """With all that it loads, compressed as servers do."""
-    tab = visit(page, *DESK)
+def weight(tab, site: str) -> int:
+    """Bytes of a page with all that it loads, compressed as servers do."""
     loaded = {tab.url, *tab.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")}
     files = {SITE / urlsplit(address).path.lstrip("/") for address in loaded if address.startswith(site)}
     assert len(files) > 5
-    assert sum(len(gzip.compress(file.read_bytes())) for file in files) < 3_000_000
+    return sum(len(gzip.compress(file.read_bytes())) for file in files)
 
 
-@pages
-def test_links_lead_to_places_that_are_there(visit, site, page):
-    tab = visit(page, *DESK)
-    missing = []
+def dead_links(tab, site: str) -> list[str]:
+    """Links into the book that lead nowhere."""
+    dead = []
     for target in set(tab.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")):
         address, anchor = urldefrag(target)
         if address.startswith(site):
             file = SITE / unquote(address.removeprefix(site)).lstrip("/")
             text = file.read_text(encoding="utf-8") if file.suffix == ".html" and file.is_file() else ""
             if not file.is_file() or (anchor and text and f'="{unquote(anchor)}"' not in text):
-                missing.append(target)
-    assert missing == []
+                dead.append(target)
+    return dead
+
+
+@pages
+@pytest.mark.parametrize(("width", "scheme"), [PHONE, DESK])
+def test_a_page_is_in_order(visit, site, page, width, scheme):
+    tab = visit(page, width, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+    assert weight(tab, site) < 3_000_000
+    assert dead_links(tab, site) == []
+    assert barriers(tab) == set()
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
