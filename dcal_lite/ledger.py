@@ -119,12 +119,15 @@ def measured_rates(
         (recipe's name, precision, device) -> rate, as `Cost.hours` takes it. "x86_64 CPU, 2 threads" is a device.
     """
     rates: dict[tuple[str, str, str], float] = {}
+    flops: dict[str, float] = {}  # of an image, by the digest of the recipe with seed 0: counting takes a while
     for experiment in ledger.values():
         for run in (run for group in experiment.runs(results) for run in group):
-            recipe = experiment.resolve(preset=run["preset"], **run.get("changes", {}))
+            recipe = experiment.resolve(preset=run["preset"], **run.get("changes", {}), seed=0)
+            if recipe.digest not in flops:
+                flops[recipe.digest] = estimate(recipe).flops
             threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if "CPU" in run["device"] else ""
             key = recipe.name, recipe.precision, run["device"] + threads
-            rates[key] = max(rates.get(key, 0.0), run["images_per_second"] * estimate(recipe).flops)
+            rates[key] = max(rates.get(key, 0.0), run["images_per_second"] * flops[recipe.digest])
     return rates
 
 

@@ -95,7 +95,7 @@ def dead_links(tab, site: str) -> list[str]:
 
 
 @pages
-@pytest.mark.parametrize(("width", "scheme"), [PHONE, DESK])
+@pytest.mark.parametrize(("width", "scheme"), [PHONE, pytest.param(*DESK, marks=pytest.mark.slow)])
 def test_a_page_is_in_order(visit, site, page, width, scheme):
     tab = visit(page, width, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
