@@ -114,7 +114,7 @@ def _costs() -> str:
     row = "{:12}{:9}{:28}{:12}{:>11}{:>9}{:>10}{:>11}{:>7}  {}".format
     lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "T4", "H200", "CPU", "paper")]
     ledger = load_claims() if Path(CLAIMS).is_file() else {}
-    rates = measured_rates(ledger, load_results(RESULTS)) if ledger else {}
+    rates = measured_rates(ledger, load_results(RESULTS))
     for name, presets in list_recipes().items():
         for preset in sorted({"paper", "t4"} & set(presets)):
             recipe = load_recipe(name, preset=preset)
@@ -129,8 +129,11 @@ def _costs() -> str:
 
 def _measured(recipe: Recipe, cost: Cost, rates: dict[tuple[str, str, str], float]) -> dict[str, float]:
     """Hours of a recipe on the devices on which its like was run."""
-    like = recipe.name, recipe.precision
-    return {device: cost.hours(rate) for (*kind, device), rate in rates.items() if tuple(kind) == like}
+    return {
+        device: cost.hours(rate)
+        for (name, precision, device), rate in rates.items()
+        if (name, precision) == (recipe.name, recipe.precision)
+    }
 
 
 def _score(recipe: Recipe, ledger: Iterable[Experiment]) -> str:
@@ -175,7 +178,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB")
     small, large = (f"{60 * cost.least_hours(card):.2g}" for card in ("T4", "H200"))
     _say(f"  more than {small} minutes on a T4, {large} on an H200: the arithmetic alone, at the data sheet's peak")
-    rates = measured_rates(ledger, load_results(options.results)) if Path(options.results).is_dir() else {}
+    rates = measured_rates(ledger, load_results(options.results))
     for device, hours in _measured(recipe, cost, rates).items():
         _say(f"  about {hours:.1f} hours on {device}, by the best rate of our runs")
     places = _training(options, recipe)

@@ -190,7 +190,7 @@ def cross_attention(
 def write_attention_out(model: nn.Module) -> None:
     """Let timm's attention layers compute softmax(Q K^T) V in plain products, which store the map, instead of fused.
 
-    On a CPU in bfloat16 this is faster: PyTorch's fused kernel is slow there, above all backwards (`make bench`: step).
+    On a CPU in bfloat16 this is faster: there the fused kernel is slow, above all backwards (`tests.bench training`).
     """
     for layer in model.modules():
         if hasattr(layer, "fused_attn"):
