@@ -94,6 +94,16 @@ def test_official_modules_with_one_attention_load_too(variant):
     torch.testing.assert_close(single(x).flatten(2), expected)
 
 
+def test_gates_start_open():
+    """BatchNorm makes what the sigmoid reads a standard normal number, about, plus the shift."""
+    torch.manual_seed(0)
+    x = torch.rand(4, 64, 128)
+    for bias in (0.0, 3.0):
+        (gate,) = RGA(*SMALL, variant="s", gate_bias=bias).gates.values()
+        expected = (torch.randn(100_000) + bias).sigmoid().mean()  # 0.5, 0.93
+        torch.testing.assert_close(gate(x).mean(), expected, atol=0.02, rtol=0)
+
+
 def test_orders():
     _, ours = twins(*SMALL)
     ours.eval()
