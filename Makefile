@@ -55,6 +55,7 @@ book: $(READY)  ## run every chapter and build the book into _build/html
 # Builds what changed since the last time.
 .PHONY: pages
 pages: $(READY) _build/library
+	$(PY) -m tests.execute
 	$(VENV)/bin/jupyter-book build . -W -n --keep-going
 
 # Neither the cache of executed notebooks nor that of pages sees a change of the library or of a package.
@@ -62,8 +63,8 @@ _build/library: $(READY) $(LIBRARY)
 	rm -rf _build/.jupyter_cache _build/.doctrees
 	@mkdir -p $(@D) && touch $@
 
-# JOBS processes with one thread each are faster than one process with many.
-test test-all notebooks: export OMP_NUM_THREADS := 1
+# Several processes with one thread each are faster than one process with many.
+pages test test-all notebooks: export OMP_NUM_THREADS := 1
 
 test: $(READY)  ## run the tests, then every notebook (minutes)
 	$(PY) -m pytest -n $(JOBS)
