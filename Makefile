@@ -103,8 +103,8 @@ sandbox:  ## install Debian's bubblewrap, in which submissions are graded
 serve: pages  ## build the book, serve it at http://127.0.0.1:8000 (PORT=8000), reload what is changed
 	$(PY) tests/serve.py $(PORT)
 
-pdf: pages browser  ## print every page of the book into _build/pdf, to be annotated
-	$(PY) -m tests.pdf _build/html _build/pdf
+pdf: pages browser  ## print the book into _build/book.pdf, to be annotated
+	$(PY) -m tests.pdf _build/html _build/book.pdf
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book

@@ -1,14 +1,17 @@
-"""Print the built book into PDFs that people can annotate, one a page: equations, figures and open solutions.
+"""Print the built book into one PDF that people can annotate: equations, figures and open solutions.
 
-`python -m tests.pdf _build/html _build/pdf` is a part of `make pdf`; names of pages may follow.
+`python -m tests.pdf _build/html _build/book.pdf` is a part of `make pdf`; names of pages may follow.
 """
 
 import shutil
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+from pypdf import PdfWriter
 
+from dcal_lite.checkpoint import atomic_path
 from tests.notebooks import PAGES
 
 # On paper a link to another page would lead to a file of this machine.
@@ -19,9 +22,9 @@ PLAIN = """document.querySelectorAll("a[href]").forEach((link) => {
 MARGIN = dict.fromkeys(("top", "right", "bottom", "left"), "15mm")
 
 
-def main(site: str, folder: str, *pages: str) -> None:
+def main(site: str, path: str, *pages: str) -> None:
     chromium = shutil.which("chromium") or sys.exit("expected Chromium: `make browser` installs Debian's")
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    book = PdfWriter()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         tab = browser.new_page(reduced_motion="reduce")
@@ -30,9 +33,12 @@ def main(site: str, folder: str, *pages: str) -> None:
             tab.goto(Path(site, f"{page}.html").resolve().as_uri())
             tab.evaluate("window.MathJax?.startup.promise")
             tab.evaluate(PLAIN)
-            file = Path(folder, f"{PAGES.index(page):02}-{Path(page).name}.pdf")
-            tab.pdf(path=file, format="A4", margin=MARGIN, outline=True)
-    print(f"{folder}: {len(pages or PAGES)} pages printed")
+            title = tab.locator("h1").first.evaluate("title => title.firstChild.textContent")
+            book.append(BytesIO(tab.pdf(format="A4", margin=MARGIN, outline=True)), outline_item=title)
+    book.compress_identical_objects()  # fonts, above all
+    with atomic_path(path) as part:
+        book.write(part)
+    print(f"{path}: {len(book.pages)} sheets")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from threading import Thread
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+from pypdf import PdfReader
 
 from tests.conftest import ROOT
 from tests.notebooks import PAGES
@@ -160,9 +161,15 @@ def test_a_chapter_prints_black_without_controls_and_with_its_solutions(visit, s
     assert tab.locator("pre").evaluate_all(wide) == 0
 
 
-def test_a_pdf_has_no_link_to_this_machine(tmp_path):
-    page = "book/1-seeing/attention-rollout"
-    subprocess.run([sys.executable, "-m", "tests.pdf", SITE, tmp_path, page], cwd=ROOT, check=True, capture_output=True)
-    (file,) = tmp_path.iterdir()
-    text = file.read_bytes()
-    assert b"/URI (https://github.com/" in text and b"/URI (file:" not in text
+def test_a_pdf_has_chapters_and_no_link_to_this_machine(tmp_path):
+    pages, file = ["book/notation", "book/1-seeing/attention-rollout"], tmp_path / "book.pdf"
+    subprocess.run([sys.executable, "-m", "tests.pdf", SITE, file, *pages], cwd=ROOT, check=True, capture_output=True)
+    reader = PdfReader(file)
+    chapters = [entry for entry in reader.outline if not isinstance(entry, list)]
+    assert [entry.title for entry in chapters] == ["Notation", "Attention rollout"]
+    for entry in chapters:
+        assert entry.title in reader.pages[reader.get_destination_page_number(entry)].extract_text()
+    notes = (note.get_object() for sheet in reader.pages for note in sheet.get("/Annots", ()))
+    links = [note["/A"]["/URI"] for note in notes if "/URI" in note.get("/A", ())]
+    assert any(link.startswith("https://github.com/") for link in links)
+    assert not any(link.startswith("file:") for link in links)
