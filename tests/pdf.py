@@ -33,8 +33,7 @@ def main(site: str, path: str, *pages: str) -> None:
             tab.goto(Path(site, f"{page}.html").resolve().as_uri())
             tab.evaluate("window.MathJax?.startup.promise")
             tab.evaluate(PLAIN)
-            title = tab.locator("h1").first.evaluate("title => title.firstChild.textContent")
-            book.append(BytesIO(tab.pdf(format="A4", margin=MARGIN, outline=True)), outline_item=title)
+            book.append(BytesIO(tab.pdf(format="A4", margin=MARGIN, tagged=True, outline=True)))
     book.compress_identical_objects()  # fonts, above all
     with atomic_path(path) as part:
         book.write(part)
