@@ -112,7 +112,7 @@ def _list(options: argparse.Namespace) -> None:
 def _costs() -> str:
     """What the recipes cost, and what the paper scored by them."""
     row = "{:12}{:9}{:28}{:12}{:>11}{:>9}{:>10}{:>11}{:>7}  {}".format
-    lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "T4", "H200", "CPU", "paper")]
+    lines = [row("recipe", "preset", "model", "dataset", "iterations", "memory", "T4", "H200", "ours", "paper")]
     ledger = load_claims() if Path(CLAIMS).is_file() else {}
     rates = measured_rates(ledger, load_results(RESULTS))
     for name, presets in list_recipes().items():
@@ -124,7 +124,7 @@ def _costs() -> str:
             cells.append(f"{min(measured.values()):.0f} h" if (measured := _measured(recipe, cost, rates)) else "-")
             lines.append(row(name, preset, recipe.model, recipe.dataset, *cells, _score(recipe, ledger.values())))
     return "\n".join([*lines, ">: the arithmetic alone, at the data sheet's peak; expect several times as long",
-                      "CPU: by the best rate of our published runs in this precision, evaluation apart"])  # fmt: skip
+                      "ours: on the fastest device that trained its like in this precision, by our published runs; without evaluation"])  # fmt: skip
 
 
 def _measured(recipe: Recipe, cost: Cost, rates: dict[tuple[str, str, str], float]) -> dict[str, float]:
