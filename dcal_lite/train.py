@@ -436,6 +436,7 @@ def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, devi
         "digest": recipe.digest,
         "command": recipe.command(),
         "scores": {name: row[name] for name in keep if name in row},
+        "losses": {name.removeprefix("loss/"): row[name] for name in row if name.startswith("loss/")},  # last epoch's
         "epochs": recipe.epochs,
         "train_seconds": round(sum(row["seconds"] for row in trainer.history), 1),
         "images_per_second": round(row["images_per_second"], 1),

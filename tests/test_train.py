@@ -55,7 +55,7 @@ def test_a_run_writes_its_folder_and_repeats_exactly(name, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2] and rows == runs[0].history
     result = json.loads((folder / "result.json").read_text())
     score = "top1" if name == "dcal-fgvc" else "mAP"
-    assert result["scores"][score] == rows[-1][score]
+    assert result["scores"][score] == rows[-1][score] and result["losses"]["total"] == rows[-1]["loss/total"]
     assert str(tmp_path) not in (folder / "result.json").read_text() + (folder / "recipe.yaml").read_text()
     dataset = dl.load_dataset(recipe.dataset, **recipe.dataset_args)
     again = dl.evaluate(dl.load_model(folder / "model.safetensors"), dataset, **recipe.evaluation())
