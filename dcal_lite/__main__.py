@@ -124,7 +124,7 @@ def _costs() -> str:
             cells.append(f"{min(measured.values()):.0f} h" if (measured := _measured(recipe, cost, rates)) else "-")
             lines.append(row(name, preset, recipe.model, recipe.dataset, *cells, _score(recipe, ledger.values())))
     return "\n".join([*lines, ">: the arithmetic alone, at the data sheet's peak; expect several times as long",
-                      "ours: at the best rate of our published runs in this precision, on any device; without evaluation"])  # fmt: skip
+                      "ours: at the best rate of our published runs in this precision, any device"])  # fmt: skip
 
 
 def _measured(recipe: Recipe, cost: Cost, rates: dict[tuple[str, str, str], float]) -> dict[str, float]:
