@@ -300,22 +300,26 @@ def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course
 
 
 def test_submissions_are_found_by_student_and_set(tmp_path):
-    submitted = ["miller/ps1.ipynb", "miller/sub/ps2 (1).ipynb", "Jane Doe_1/Copy of ps1.ipynb"]
-    for path in [*submitted, "miller/notes.ipynb", "miller/.ipynb_checkpoints/ps5-checkpoint.ipynb"]:
+    submitted = ["miller/ps1.ipynb", "miller/sub/PS2 (1).ipynb", "O'Brien, Jane_1/Copy of ps1.ipynb"]
+    wrong = ["miller/notes.ipynb", "ps1.ipynb", "mil*er/ps1.ipynb"]
+    for path in [*submitted, *wrong, "miller/.ipynb_checkpoints/ps5-checkpoint.ipynb"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("{}")
     (tmp_path / "thief").mkdir()
     (tmp_path / "thief/ps1.ipynb").symlink_to(tmp_path / "miller/ps1.ipynb")
-    found = {("miller", "ps1"), ("miller", "ps2"), ("Jane Doe_1", "ps1")}
-    assert set(submissions(tmp_path)) == found
+    found, problems = submissions(tmp_path)
+    assert set(found) == {("miller", "ps1"), ("miller", "ps2"), ("O'Brien, Jane_1", "ps1")}
+    assert sorted(problem.partition(", ")[::2] for problem in problems) == [
+        ("'mil*er/ps1.ipynb': not graded", "the folder 'mil*er' names a student: letters, digits and .,@'- only"),
+        ("'miller/notes.ipynb': not graded", f"the name of a set in its name expected: {', '.join(CHOICES)}"),
+        ("'ps1.ipynb': not graded", "a folder for each student expected"),
+        ("'thief/ps1.ipynb': not graded", "no file in the student's folder"),
+    ]
     newer = tmp_path / "miller/ps1 (2).ipynb"
     newer.write_text("{}")
     os.utime(newer, (2**31, 2**31))
-    assert submissions(tmp_path)["miller", "ps1"] == newer
-    (tmp_path / "miller").rename(tmp_path / "mil*er")
-    with pytest.raises(ValueError, match=r"the folder 'mil\*er' names a student: letters"):
-        submissions(tmp_path)
-    with pytest.raises(ValueError, match=r"no submission in .*: STUDENT/ps1\.ipynb expected"):
+    assert submissions(tmp_path)[0]["miller", "ps1"] == newer
+    with pytest.raises(ValueError, match=r"no submission in .*: STUDENT/ps1\.ipynb expected\n'ps1.ipynb': not graded"):
         submissions(tmp_path / "thief")
 
 

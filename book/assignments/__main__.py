@@ -17,7 +17,7 @@ from nbgrader.coursedir import CourseDirectory
 from nbgrader.plugins import CsvExportPlugin
 from traitlets.config import Config, PyFileConfigLoader
 
-from book.assignments.judging import merge
+from book.assignments.judging import MISSING, grade_id, merge
 from book.assignments.sandbox import isolation
 from book.assignments.variants import CHOICES, draw, render
 from dcal_lite.checkpoint import atomic_path, write_text
@@ -63,22 +63,57 @@ def build(course: Path, secret: str | None, term: int) -> None:
         convert(GenerateAssignment, settings(course), name)
 
 
-def submissions(folder: Path) -> dict[tuple[str, str], Path]:
+def submissions(folder: Path) -> tuple[dict[tuple[str, str], Path], list[str]]:
     """Return the notebooks below a folder with one folder for each student, by student and problem set.
 
     Colab names a second download "ps1 (1).ipynb": the name need only contain the set's. Of several, the newest counts.
+
+    Returns:
+        The notebooks; then a line for each other one, which says why it is not graded.
     """
     found: dict[tuple[str, str], Path] = {}
-    for path in sorted(folder.glob("*/**/*.ipynb"), key=lambda path: path.lstat().st_mtime):
-        name, student = re.search("|".join(CHOICES), path.name), path.relative_to(folder).parts[0]
-        own = path.is_file() and path.resolve().is_relative_to((folder / student).resolve())
-        if name and own and ".ipynb_checkpoints" not in path.parts:
-            if not re.fullmatch(r"\w([\w.@ -]*\w)?", student):
-                raise ValueError(f"the folder {student!r} names a student: letters, digits and ._@- only")
-            found[student, name[0]] = path
+    problems = []
+    for path in sorted(folder.rglob("*.ipynb"), key=lambda path: path.lstat().st_mtime):
+        place = path.relative_to(folder)
+        student, name = place.parts[0], re.search("|".join(CHOICES), path.name, re.IGNORECASE)
+        if ".ipynb_checkpoints" in place.parts:
+            continue
+        if not name:
+            problem = f"the name of a set in its name expected: {', '.join(CHOICES)}"
+        elif len(place.parts) == 1:
+            problem = "a folder for each student expected"
+        elif not re.fullmatch(r"\w([\w.,@' -]*\w)?", student):
+            problem = f"the folder {student!r} names a student: letters, digits and .,@'- only"
+        elif not (path.is_file() and path.resolve().is_relative_to((folder / student).resolve())):
+            problem = "no file in the student's folder"
+        else:
+            found[student, name[0].lower()] = path
+            continue
+        problems.append(f"{str(place)!r}: not graded, {problem}")
     if not found:
-        raise ValueError(f"no submission in {folder}: STUDENT/ps1.ipynb expected")
-    return found
+        raise ValueError("\n".join([f"no submission in {folder}: STUDENT/ps1.ipynb expected", *problems]))
+    return found, problems
+
+
+def adopt(path: Path, release: Path) -> tuple[bytes, str]:
+    """Return the student version with the answers of a submission, and what is wrong with the submission, if anything.
+
+    Args:
+        path: what was handed in; anything may be in it. What cannot be read counts as empty.
+        release: the student version.
+    """
+    ours = nbformat.read(release, as_version=4)
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"larger than {LARGEST >> 20} MiB")
+        notebook = merge(ours, nbformat.read(path, as_version=4))
+        nbformat.validate(notebook)
+        missing = [str(grade_id(cell)) for cell in notebook.cells if cell.source == MISSING]
+        return nbformat.writes(notebook).encode(), f"without {', '.join(missing)}" if missing else ""
+    except Exception as error:  # noqa: BLE001  a file from outside may break any reader
+        empty = merge(ours, nbformat.v4.new_notebook())
+        problem = f"cannot be read ({type(error).__name__}: {error}".splitlines()[0]
+        return nbformat.writes(empty).encode(), f"{problem[:200]})"
 
 
 def grade(folder: Path, course: Path, **judge: float) -> list[str]:
@@ -88,21 +123,18 @@ def grade(folder: Path, course: Path, **judge: float) -> list[str]:
         What a person has to look at, one line each.
     """
     isolation(trust=bool(judge.get("trust")))  # says at once if there is none
-    config, problems = settings(course, **judge), []
-    for (student, name), path in submissions(folder).items():
+    config = settings(course, **judge)
+    found, problems = submissions(folder)
+    for (student, name), path in found.items():
         release = course / "release" / name / f"{name}.ipynb"
         if not release.is_file():
             raise ValueError(f"{course} has no {name}: run `make assignments` with the term's COURSE_SEED first")
-        notebook = nbformat.read(release, as_version=4)
-        try:
-            if path.stat().st_size > LARGEST:
-                raise ValueError(f"larger than {LARGEST >> 20} MiB")
-            notebook = merge(notebook, nbformat.read(path, as_version=4))
-        except Exception as error:  # noqa: BLE001  a file from outside may break any reader: it counts as empty
-            problems.append(f"{student} {name}: cannot be read ({type(error).__name__}: {error})"[:200])
+        notebook, problem = adopt(path, release)
+        if problem:
+            problems.append(f"{student} {name}: {problem}")
         copy = course / "submitted" / student / name / f"{name}.ipynb"
         copy.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, copy)
+        copy.write_bytes(notebook)
         try:
             convert(Autograde, config, name, student)
             convert(GenerateFeedback, config, name, student)

@@ -5,11 +5,11 @@ stand-ins that pass arguments to the sandbox and bring results back. So no code 
 """
 
 import ast
-import re
 from functools import partial
 from typing import Any
 
 import nbformat
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook
 from nbgrader.preprocessors import NbGraderPreprocessor
@@ -18,6 +18,9 @@ from traitlets import Bool, Float
 
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.worker import python
+
+MISSING = "# This cell is missing in what was handed in."
+LONGEST = 100_000  # characters of an answer
 
 
 def grade_id(cell: NotebookNode) -> str | None:
@@ -33,25 +36,25 @@ def is_look(cell: NotebookNode) -> bool:
 def merge(release: NotebookNode, submitted: NotebookNode) -> NotebookNode:
     """Return the student version with a submission's answers, and its own code cells after the cells they follow.
 
-    Nothing else of a submission counts: no metadata, no output, no test, no order. HTML in a written answer is made
-    inert, as nbgrader's pages would run its scripts in the reader's browser.
+    Nothing else of a submission counts: no metadata, no output, no test, no order. A second cell with the metadata of
+    an answer, as a pasted or split cell has, counts as the student's own code. So do answers without metadata.
     """
     known, ours = set(map(grade_id, release.cells)) - {None}, {cell.source for cell in release.cells}
+    given = {cell.source: grade_id(cell) for cell in release.cells if grade_id(cell) and not is_grade(cell)}
     answers: dict[str, str] = {}
     own: dict[str | None, list[NotebookNode]] = {}
     place = None
     for cell in submitted.cells:
-        if grade_id(cell) in known:
-            place = grade_id(cell)
-            answers.setdefault(place, cell.source)
+        name = grade_id(cell) if grade_id(cell) in known else given.get(cell.source)
+        if name and name not in answers:
+            place = name
+            answers[name] = cell.source
         elif cell.cell_type == "code" and cell.source not in ours:
             own.setdefault(place, []).append(nbformat.v4.new_code_cell(cell.source))
     cells = own.get(None, [])
     for cell in map(NotebookNode.copy, release.cells):
         if is_solution(cell):
-            cell.source = answers.get(grade_id(cell), cell.source)
-            if cell.cell_type == "markdown":
-                cell.source = re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", cell.source)
+            cell.source = answers.get(grade_id(cell), MISSING)
         cells += [cell, *(own.get(grade_id(cell), []) if grade_id(cell) in known else [])]
     return nbformat.from_dict({**release, "cells": cells})
 
@@ -62,8 +65,15 @@ def functions(sources: list[str]) -> list[str]:
     return [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
 
 
+def inert_html(source: str) -> str:
+    """Return Markdown as HTML, in which neither its own HTML nor a link can run a script in the reader's browser."""
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, allow_harmful_protocols=False)).render(source)
+
+
 def check_own_code(source: str) -> None:
     """Raise AnswerError if an answer names the library, from which it could copy."""
+    if len(source) > LONGEST:  # reading it would take all our memory
+        raise AnswerError(f"an answer has at most {LONGEST} characters, this one {len(source)}")
     for node in ast.walk(ast.parse(python(source))):
         words = [getattr(node, key, None) for key in ("id", "name", "module", "value")]
         if any(word == "dl" or "dcal_lite" in str(word) for word in words if isinstance(word, str)):
@@ -94,6 +104,7 @@ def judge(notebook: NotebookNode, sandbox: Sandbox, key: dict[str, str]) -> None
         except Exception as error:  # noqa: BLE001  anything that a test or a student's code raises is its outcome
             said = isinstance(error, AnswerError | AssertionError)
             text = str(error) if said else f"{type(error).__name__}: {error}"
+            text = text[:1000]  # a test's message quotes the answer, whatever its size
             cell.outputs = [nbformat.v4.new_output("error", ename="", evalue=text, traceback=[text])]
 
 

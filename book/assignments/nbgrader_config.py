@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])  # nbgrader calls alembic
 
-from book.assignments.judging import Judge  # noqa: E402
+from book.assignments.judging import Judge, inert_html  # noqa: E402
 
 c = get_config()
 c.CourseDirectory.root = str(ROOT / "course")
@@ -34,5 +34,7 @@ c.Autograde.autograde_preprocessors = [
     AssignLatePenalties,
     CheckCellMetadata,
 ]
+# Students write Markdown, which these pages, and those for grading by hand, show in the teacher's browser.
+c.HTMLExporter.filters = {"markdown2html": inert_html}
 # Feedback shows only the tests that students have.
 c.GenerateFeedback.preprocessors = [GetGrades, ClearHiddenTests, CSSHTMLHeaderPreprocessor]

@@ -52,7 +52,7 @@ def unpack(value: Any) -> Any:
 
 def python(source: str) -> str:
     """Return a cell's source without the lines that are IPython's, not Python's."""
-    return re.sub(r"^(\s*)[!%].*", r"\1pass", source, flags=re.MULTILINE)
+    return re.sub(r"^([ \t]*)(!(?!=)|%%?[a-z]).*", r"\1pass", source, flags=re.MULTILINE)
 
 
 class NotHere(ModuleType):
