@@ -26,7 +26,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock book test test-all lint fmt record browser sandbox serve pdf lab
-.PHONY: colab-check colab links release bench reproduce zoo assignments grade clean
+.PHONY: colab-check colab links release bench reproduce zoo assignments grade formgrader clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,12 +135,16 @@ reproduce: $(READY)  ## train and evaluate a row of the papers' tables (ROW=hacn
 zoo: $(READY)  ## train again the small weights that the chapters load
 	$(PY) -m dcal_lite.zoo
 
-# Both work in course/, which is private: solutions, hidden tests, submissions, marks.
+# All work in course/, which is private: solutions, hidden tests, submissions, marks.
 assignments: $(READY)  ## build the problem sets for students (COURSE_SEED=secret COURSE_TERM=1; without: the sample)
 	$(PY) -m book.assignments build
 
 grade: $(READY)  ## grade STUDENT/psN.ipynb in a folder: marks and feedback (SUBMISSIONS=folder ARGS=--trust)
 	$(PY) -m book.assignments grade "$(SUBMISSIONS)" $(ARGS)
+
+# nbgrader takes its settings from the folder in which it is started, and wants the course below JupyterLab's root.
+formgrader: $(READY)  ## grade the explanations by hand: JupyterLab, menu Nbgrader, Formgrader
+	cd book/assignments && ../../$(PY) -m jupyterlab --notebook-dir ../..
 
 clean:  ## remove the built book and all caches; .venv stays
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import time
 from itertools import pairwise
 
 import nbformat
@@ -11,8 +12,8 @@ import pytest
 import torch
 from nbgrader.utils import determine_grade, is_grade, is_solution
 
-from book.assignments.__main__ import build, grade, submissions
-from book.assignments.judging import grade_id, judge, merge
+from book.assignments.__main__ import adopt, build, grade, submissions
+from book.assignments.judging import check_own_code, grade_id, inert_html, judge, merge
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.variants import CHOICES, draw, render
 from book.assignments.worker import pack, python, unpack
@@ -297,6 +298,79 @@ def test_submissions_are_graded_apart_from_each_other_and_from_the_course(course
     assert "does a loop end?" in page and "an answer is your own code" in page
     assert "share_by_paths" not in page
     assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page and "<img src=x" not in page
+
+
+def edited(*ids, by):
+    """Problem set 1 with its solutions, some cells replaced by the cells that `by` makes of them."""
+    notebook = render("ps1", {})
+    cells = [new for cell in notebook.cells for new in (by(cell) if grade_id(cell) in ids else [cell])]
+    return nbformat.from_dict({**notebook, "cells": cells})
+
+
+def pasted(cell):
+    """An attempt that was kept, and below it the answer, in a copy of its cell."""
+    return [nbformat.from_dict({**cell, "source": text}) for text in ("attempt = 1", f"{cell.source}\n# better")]
+
+
+def bare(cell):
+    return [nbformat.v4.new_code_cell(f"{cell.source}\n# mine")]
+
+
+@pytest.mark.parametrize("change", [pasted, bare])
+def test_pasted_cells_and_cells_without_metadata_count(change):
+    reference = render("ps1", {})
+    _, got = outcome(reference, edited(*by_answer(reference), by=change))
+    assert got == points(reference)
+
+
+def test_a_deleted_cell_costs_its_points_and_is_named(course, tmp_path):
+    release, path = course / "release/ps1/ps1.ipynb", tmp_path / "ps1.ipynb"
+    nbformat.write(edited("answer-fuse", "test-mix", by=lambda cell: []), path)
+    notebook, problem = adopt(path, release)
+    assert problem == "without answer-fuse"
+    reference = render("ps1", {})
+    _, got = outcome(reference, nbformat.reads(notebook.decode(), as_version=4))
+    assert got == points(reference) | {"test-fuse": 0, "test-fuse-hidden": 0}
+
+
+BROKEN = {
+    "empty": b"",
+    "Latin 1": '{"cells": "ä"}'.encode("latin-1"),
+    "endless": b"[" * 10**5,
+    "no notebook": b"[1]",
+    "half a character": rb'{"cells": [{"cell_type": "code", "metadata": {}, "source": "\ud800"}], "nbformat": 4}',
+    "a number": b'{"cells": [{"cell_type": "code", "metadata": {}, "source": 5}], "nbformat": 4}',
+    "large": b" " * (20 * 2**20 + 1),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_cannot_be_read_counts_as_empty(course, tmp_path, broken):
+    (tmp_path / "ps1.ipynb").write_bytes(BROKEN[broken])
+    notebook, problem = adopt(tmp_path / "ps1.ipynb", course / "release/ps1/ps1.ipynb")
+    assert problem.startswith("cannot be read (") and "\n" not in problem
+    _, got = outcome(render("ps1", {}), nbformat.reads(notebook.decode(), as_version=4))
+    assert set(got.values()) == {0}
+
+
+def test_reading_an_answer_is_quick():
+    start = time.monotonic()
+    assert python("\n" * 200_000 + "x") == "\n" * 200_000 + "x"
+    with pytest.raises(AnswerError, match="an answer has at most 100000 characters, this one 2000000"):
+        check_own_code("[" + "0," * 999_999 + "]")
+    assert time.monotonic() - start < 10
+
+
+def test_magic_is_left_out_and_operators_are_not():
+    source = "%cd -q x\n  !ls\n%%time\ny = (7\n  % 4\n  != 3)"
+    assert python(source) == "pass\n  pass\npass\ny = (7\n  % 4\n  != 3)"
+
+
+@pytest.mark.parametrize("script", ["javascript:alert(1)", "java&#115;cript:alert(1)", "<java\tscript:alert(1)>"])
+def test_written_answers_run_no_script(script):
+    page = inert_html(f"$i<n$ [a]({script}) ![b]({script}) [c][d] <img src=x onerror=alert(1)>\n\n[d]: {script}")
+    assert "script:" not in page and "<img src=x" not in page and "$i&lt;n$" in page
+    assert 'href="https://a.org"' in inert_html("[a](https://a.org)")
 
 
 def test_submissions_are_found_by_student_and_set(tmp_path):
