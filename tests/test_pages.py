@@ -42,6 +42,11 @@ def site():
     server.server_close()
 
 
+def is_lost(request) -> bool:
+    """Whether a request failed; not one that the browser gave up for the next page."""
+    return request.failure != "net::ERR_ABORTED"
+
+
 @pytest.fixture
 def visit(chromium, site):
     """Open a page in a width and a colour scheme, where no other host answers; fail on messages and lost requests."""
@@ -54,7 +59,7 @@ def visit(chromium, site):
         tab = context.new_page()
         tab.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
         tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("requestfailed", lambda request: faults.append(request.url))
+        tab.on("requestfailed", lambda request: is_lost(request) and faults.append(request.url))
         tab.goto(f"{site}/{page}.html")
         tab.evaluate("Promise.all([document.fonts.ready, window.MathJax?.startup.promise]).then(() => true)")
         return tab
@@ -127,7 +132,7 @@ def test_the_book_works_from_a_folder_without_a_server(chromium):
     context, faults = chromium.new_context(offline=True), []
     tab = context.new_page()
     tab.on("console", lambda message: message.type == "error" and faults.append(message.text))
-    tab.on("requestfailed", lambda request: faults.append(request.url))
+    tab.on("requestfailed", lambda request: is_lost(request) and faults.append(request.url))
     tab.goto((SITE / "index.html").as_uri())
     tab.wait_for_url("**/book/index.html")
     tab.locator(".explorer svg").first.wait_for()
