@@ -107,6 +107,7 @@ def test_a_page_is_in_order(visit, site, page, width, scheme):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("document.documentElement.dataset.theme") == scheme
     assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+    assert tab.locator(".output.stderr").all_inner_texts() == []
     assert weight(tab, site) < 3_000_000
     assert dead_links(tab, site) == []
     assert barriers(tab) == set()
