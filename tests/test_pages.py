@@ -168,11 +168,11 @@ def test_a_chapter_prints_black_without_controls_and_with_its_solutions(visit, s
 
 
 def test_a_pdf_has_chapters_and_no_link_to_this_machine(tmp_path):
-    pages, file = ["book/notation", "book/1-seeing/attention-rollout"], tmp_path / "book.pdf"
+    pages, file = ["book/notation", "book/troubleshooting"], tmp_path / "book.pdf"
     subprocess.run([sys.executable, "-m", "tests.pdf", SITE, file, *pages], cwd=ROOT, check=True, capture_output=True)
     reader = PdfReader(file)
     chapters = [entry for entry in reader.outline if not isinstance(entry, list)]
-    assert [entry.title for entry in chapters] == ["Notation", "Attention rollout"]
+    assert [entry.title for entry in chapters] == ["Notation", "Troubleshooting"]
     for entry in chapters:
         assert entry.title in reader.pages[reader.get_destination_page_number(entry)].extract_text()
     notes = (note.get_object() for sheet in reader.pages for note in sheet.get("/Annots", ()))
