@@ -187,14 +187,22 @@ def cross_attention(
     return layer.proj_drop(layer.proj(merge_heads(mixed)))
 
 
-def write_attention_out(model: nn.Module) -> None:
-    """Let timm's attention layers compute softmax(Q K^T) V in plain products, which store the map, instead of fused.
+@contextmanager
+def attention_for(model: nn.Module, precision: str) -> Iterator[None]:
+    """Let timm's attention layers compute, inside the `with`, in the way that is fast in "fp32", "bf16" or "fp16".
 
-    On a CPU in bfloat16 this is faster: there the fused kernel is slow, above all backwards (`tests.bench training`).
+    That is fused, but for bfloat16 on a CPU: there the fused kernel is slow, above all backwards (`tests.bench
+    training`), and softmax(Q K^T) V in plain products, which store the map, takes its place.
     """
-    for layer in model.modules():
-        if hasattr(layer, "fused_attn"):
-            layer.fused_attn = False
+    plain = precision == "bf16" and next(model.parameters()).device.type == "cpu"
+    layers = [layer for layer in model.modules() if plain and getattr(layer, "fused_attn", False)]
+    for layer in layers:
+        layer.fused_attn = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.fused_attn = True
 
 
 @contextmanager

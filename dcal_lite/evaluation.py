@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dcal_lite import reranking
-from dcal_lite.backbones import evaluating
+from dcal_lite.backbones import attention_for, evaluating
 from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset, Split
 from dcal_lite.data.transforms import prepare
@@ -159,7 +159,7 @@ def _outputs(
     places = [np.arange(i, min(i + batch_size, len(split))) for i in range(0, len(split), batch_size)]
     results = []
     autocast = torch.autocast(device.type, HALF[precision], enabled=precision != "fp32")
-    with evaluating(model), autocast, torch.random.fork_rng():
+    with evaluating(model), autocast, attention_for(model, precision), torch.random.fork_rng():
         torch.manual_seed(0)  # for models that draw: DCAL's random selection
         for batch in tqdm(batches(places), desc="evaluate", total=len(places), unit="batch", disable=not progress):
             ready = prepare(batch, model.img_size, mean=mean, std=std)

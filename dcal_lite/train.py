@@ -35,7 +35,7 @@ from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dcal_lite.backbones import checkpoint_blocks, write_attention_out
+from dcal_lite.backbones import attention_for, checkpoint_blocks
 from dcal_lite.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint, write_json, write_text
 from dcal_lite.costs import utilisation
 from dcal_lite.data import load_dataset
@@ -171,8 +171,6 @@ class Trainer:
         size = recipe.resize or recipe.img_size
         self.images = Batches(dataset["train"], size, device, workers=workers, progress=self.progress)
         self.targets = torch.from_numpy(dataset["train"].targets)
-        if recipe.precision == "bf16" and device.type == "cpu":
-            write_attention_out(model)
         objective = Objective(recipe, model).to(device)
         self.weighting = objective.weighting
         self.optimizer = create_optimizer(recipe, model, self.weighting)
@@ -214,8 +212,9 @@ class Trainer:
         images = self.images([share for batch in batches[self.step :] for share in self._shares(batch).values()])
         saved = last = time.monotonic()
         losses = None
-        with tqdm(desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", initial=self.step, total=len(batches),
-                  unit="batch", disable=not self.progress) as bar:  # fmt: skip
+        bar = tqdm(desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", initial=self.step, total=len(batches),
+                   unit="batch", disable=not self.progress)  # fmt: skip
+        with bar, attention_for(self.model, self.recipe.precision):
             for batch in batches[self.step :]:
                 losses, before = self._try(batch, images, len(batches)), losses
                 self._look(before)  # one step late, so that a GPU always has work

@@ -32,7 +32,7 @@ from torchvision.transforms import v2
 
 import dcal_lite as dl
 from dcal_lite.attention_rollout import row_chain
-from dcal_lite.backbones import create_backbone, write_attention_out
+from dcal_lite.backbones import attention_for, create_backbone
 from dcal_lite.checkpoint import write_json
 from dcal_lite.data import Record, Split
 from dcal_lite.data.records import Files
@@ -315,13 +315,13 @@ def training() -> list[Row]:
         images = torch.randn(batch, 3, *size, generator=Generator().manual_seed(0))
         images = images.contiguous(memory_format=torch.channels_last)
         models = [dl.create_model(name, img_size=size).to(memory_format=torch.channels_last) for _ in range(3)]
-        write_attention_out(models[2])
         whole, fused, half = (
             training_step(m, images, half=h) for m, h in zip(models, (False, True, True), strict=True)
         )
-        rows.append(compare(f"{name}, batch {batch}: step in fp32, in bf16", whole, half, repeats=3))
-        if name.startswith("dcal"):
-            rows.append(compare("  in bf16: attention fused, written out", fused, half, repeats=3))
+        with attention_for(models[2], "bf16"):
+            rows.append(compare(f"{name}, batch {batch}: step in fp32, in bf16", whole, half, repeats=3))
+            if name.startswith("dcal"):
+                rows.append(compare("  in bf16: attention fused, written out", fused, half, repeats=3))
     return rows
 
 

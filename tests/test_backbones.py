@@ -6,6 +6,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, VisionTransform
 
 import dcal_lite as dl
 from dcal_lite.backbones import (
+    attention_for,
     check_backbone,
     create_backbone,
     cross_attention,
@@ -13,7 +14,6 @@ from dcal_lite.backbones import (
     load_backbone_weights,
     record_queries_keys,
     run_block,
-    write_attention_out,
 )
 from dcal_lite.heads import BNNeckHead
 
@@ -51,11 +51,14 @@ def test_attention_written_out_is_the_same_function(images):
     images = images.requires_grad_()
     fused = vit(images)
     fused_gradient = torch.autograd.grad(fused.square().sum(), images)
-    write_attention_out(vit)
-    assert not any(block.attn.fused_attn for block in vit.blocks)
-    plain = vit(images)
+    with attention_for(vit, "fp16"):
+        assert all(block.attn.fused_attn for block in vit.blocks)
+    with attention_for(vit, "bf16"):
+        assert not any(block.attn.fused_attn for block in vit.blocks)
+        plain = vit(images)
     torch.testing.assert_close(plain, fused)
     torch.testing.assert_close(torch.autograd.grad(plain.square().sum(), images), fused_gradient)
+    assert all(block.attn.fused_attn for block in vit.blocks)
 
 
 def test_tokens_equal_timms_at_person_size():

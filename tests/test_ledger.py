@@ -17,7 +17,7 @@ import dcal_lite as dl
 from data_scripts.__main__ import main as data_scripts
 from dcal_lite import ledger
 from dcal_lite.__main__ import main
-from dcal_lite.backbones import create_backbone, write_attention_out
+from dcal_lite.backbones import create_backbone
 from dcal_lite.data import official
 from dcal_lite.ledger import measured_rates
 from dcal_lite.train import Trainer
@@ -324,8 +324,6 @@ def check_row(experiment, root, folder, monkeypatch, overrides):
     (run,) = (folder / "runs").iterdir()
     model = dl.load_model(run / "model.safetensors").to(memory_format=torch.channels_last)  # as in training: same bits
     recipe = dl.load_recipe(run / "recipe.yaml")
-    if recipe.precision == "bf16":
-        write_attention_out(model)
     if experiment.method.endswith("SA alone at inference"):
         model.inference = ("sa",)
     load = import_module(f"dcal_lite.data.{experiment.dataset}").load
