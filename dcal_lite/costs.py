@@ -110,9 +110,11 @@ def _count(recipe: Recipe, labels: int) -> tuple[float, int, float]:
     if recipe.checkpoint_blocks:
         checkpoint_blocks(model)
     parameters = list(model.parameters())
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    images = torch.zeros(_IMAGES, 3, *recipe.img_size, device="meta")
+    pairs = torch.arange(_IMAGES) // 2  # labels by which PWCA finds partners, of the same class and of another
+    with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
-            logits = model(torch.zeros(_IMAGES, 3, *recipe.img_size), torch.zeros(_IMAGES, dtype=torch.long)).logits
+            logits = model(images, pairs).logits
         sum(z.sum() for z in logits.values()).backward()
     for parameter in parameters:  # counted apart
         saved.pop(parameter.untyped_storage()._cdata, None)

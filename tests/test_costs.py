@@ -56,6 +56,13 @@ def test_a_readout_that_needs_the_rollout_is_counted_too():
     assert cls.flops < pool.flops < 1.2 * cls.flops
 
 
+@pytest.mark.parametrize("partner", ["intra", "inter"])
+def test_whoever_the_partners_are_costs_the_same(partner):
+    usual, other = (estimate(dl.load_recipe("dcal-reid", preset="toy", **{"model_args.partner": name}))
+                    for name in ("random", partner))  # fmt: skip
+    assert usual == other
+
+
 def test_parts_and_half_precision_need_less():
     recipe = dl.load_recipe("dcal-reid", preset="toy")
     whole, parts, half = (
