@@ -192,7 +192,8 @@ class DCAL(nn.Module):
         glca_keys: "global" (Eq. 3) or "local" (ablation).
         selection: "rollout" (Eq. 2), "last" (map of the last SA block before GLCA), "random" or "all" (ablations).
         pwca_blocks: T, the last T blocks attend pair-wise; None takes all L, as the paper does.
-        partner: "random", "intra", "inter", or "noise" (partners are Gaussian noise images): Table 4.
+        partner: "random", "intra", "inter", or "noise" (the partner's tokens, from which its keys and values come, are
+            Gaussian noise; that they have the norm's scale is inferred): Table 4.
         partner_stream: where a pair's partner tokens come from: its own PWCA stream ("pair") or its SA stream ("sa").
 
     What the paper leaves open, and our choice: readout "cls", glca_at "after", partner_stream "pair". With the last
@@ -322,21 +323,17 @@ class DCAL(nn.Module):
     def _pwca(self, inputs: list[Tensor], labels: Tensor | None) -> Float[Tensor, "B N D"]:
         """Run the last T blocks on pairs, from the SA blocks' inputs."""
         count, start = len(inputs[0]), len(inputs) - self.pwca_blocks
-        if self.partner == "noise":  # B pairs of an image and noise; the first halves count
-            images = torch.randn(count, 3, *self.img_size).to(inputs[0])
-            noise, _ = self._self_attention(embed(self.backbone, images))
-            inputs = [torch.cat(pair) for pair in zip(inputs, noise, strict=True)]
-            order = torch.arange(2 * count).view(2, -1).T.flatten()
-        else:
-            order = pair_order(count, labels, partner=self.partner)
+        order = torch.arange(count) if self.partner == "noise" else pair_order(count, labels, partner=self.partner)
         order = order.to(inputs[0].device)
         inputs = [x[order] for x in inputs[start:]]
         tokens = inputs[0]
         for block, sa in zip(self.backbone.blocks[start:], inputs, strict=True):
             tokens = run_block(block, tokens, lambda query: self._attend_in_pairs(block, query, sa))
-        return tokens[order.argsort()][:count]
+        return tokens[order.argsort()]
 
     def _attend_in_pairs(self, block: nn.Module, tokens: Tensor, sa: Tensor) -> Tensor:
+        if self.partner == "noise":
+            return cross_attention(block.attn, tokens, torch.cat([tokens, torch.randn_like(tokens)], dim=1))
         if self.partner_stream == "pair":
             return unpair_view(block.attn(pair_view(tokens)))  # Eq. 4, both images at once
         pairs = rearrange(block.norm1(sa), "(B two) N D -> B two N D", two=2)

@@ -279,18 +279,21 @@ def test_pwca_shares_bn_statistics_of_sa_only(images):
         torch.testing.assert_close(one, other)
 
 
-def test_noise_partners_are_fresh_images_through_the_same_network(images):
+def test_noise_takes_the_place_of_the_partners_tokens_in_every_block(images):
+    """As in Table 4, an image's queries meet the keys and values of noise; other images of the batch stay out of it."""
     model = dcal(partner="noise", branches=("sa", "pwca"))
     torch.manual_seed(3)
-    output = model(images)
+    output = model(images[:3])  # needs no even batch
     torch.manual_seed(3)
-    noise = torch.randn(4, 3, 32, 16).double()
     vit = model.backbone
-    tokens = torch.stack([vit._pos_embed(vit.patch_embed(x)) for x in (images, noise)], dim=1).flatten(0, 1)
+    tokens = vit._pos_embed(vit.patch_embed(images[:3]))
     for block in vit.blocks:
-        tokens = run_block(block, tokens, lambda query: dl.unpair_view(block.attn(dl.pair_view(query))))  # noqa: B023
-    torch.testing.assert_close(output.features["pwca"], vit.norm(tokens)[::2, 0])
-    assert model(images[:3]).features["pwca"].shape == (3, 12)  # noise needs no even batch
+        query = block.norm1(tokens)
+        pairs = torch.cat([query, torch.randn(3, 9, 12, dtype=torch.float64)])  # image i, and noise as its partner
+        tokens = tokens + pwca_materialised(block.attn, pairs, torch.tensor([3, 4, 5, 0, 1, 2]))[:3]
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(output.features["pwca"], vit.norm(tokens)[:, 0])
+    assert (output.features["pwca"] - output.features["sa"]).abs().max() > 1e-2
 
 
 def test_stochastic_depth_draws_a_mask_an_image_not_a_pair(images):
