@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -80,6 +81,8 @@ def test_the_gains_that_the_texts_state():
     glca = value("sa-glca-deit-tiny-cub", "top1")
     assert glca - value("sa-glca-pool-deit-tiny-cub-random", "top1") == 5
     assert glca - value("sa-glca-pool-deit-tiny-cub-last", "top1") == 3
+    for row, points in {"mge-cnn-cub": 35, "cin-cub": 39, "pc-cub": 51}.items():
+        assert value("dcal-r50-vit-base-cub", "top1") - value(row, "top1") == points
 
 
 def test_dcals_baselines_are_transreids():
@@ -115,6 +118,59 @@ def test_the_overrides_are_of_the_rows_dataset_and_protocol(row):
         assert recipe.dataset_args.get("protocol", usual) == experiment.protocol
     assert recipe.preset == "paper" and recipe.dataset == experiment.dataset
     assert recipe.name.split("-")[0] == experiment.paper.lower().replace("-", "")
+
+
+MODELS = {
+    "DeiT-Tiny": "dcal_deit_tiny_patch16_224",
+    "DeiT-Small": "dcal_deit_small_patch16_224",
+    "DeiT-Base": "dcal_deit_base_patch16_224",
+    "ViT-Base": "dcal_vit_base_patch16_224.augreg_in21k",
+    "R50-ViT-Base": "dcal_vit_base_r50_s16_224.orig_in21k",
+    "ResNet-50": "rga_resnet50",
+    "HA-CNN": "hacnn",
+}
+PARTS = {  # of a method's name: what they ask of the model
+    "baseline of DCAL": {"branches": ("sa",)},
+    "baseline of RGA": {"variant": None},
+    **dict.fromkeys(["DCAL", "RGA-SC", "HA-CNN", "SA alone at inference"], {}),
+    "SA + GLCA": {"branches": ("sa", "glca")},
+    "SA + PWCA": {"branches": ("sa", "pwca")},
+    "pooled readout": {"readout": "pool"},
+    "selection by the penultimate layer": {"selection": "last"},
+    "random selection": {"selection": "random"},
+    "local queries": {},
+    "keys and values": {"glca_keys": "local"},
+    "partners from the SA stream": {"partner_stream": "sa"},
+    "partners of the same class": {"partner": "intra"},
+    "partners of other classes": {"partner": "inter"},
+    "Gaussian noise for the partner": {"partner": "noise"},
+    "RGA-S": {"variant": "s"},
+    "RGA-C": {"variant": "c"},
+    "RGA-CS": {"variant": "cs"},
+    "RGA-S and RGA-C in parallel": {"variant": "s//c"},
+    "without relations": {"relations": False},
+    "without the original feature": {"original": False},
+    "partial weights": {"stride_in_1x1": True},
+    "gates open at the start": {"gate_bias": 3.0},
+    "torchreid's port": {"port": True},
+    "without attention": {"spatial": False, "channel": False, "regional": False},
+    "spatial attention only": {"channel": False, "regional": False},
+    "channel attention only": {"spatial": False, "regional": False},
+    "spatial and channel attention": {"regional": False},
+    "regional attention only": {"spatial": False, "channel": False},
+    "without cross-attention interaction": {"cail": False},
+}
+
+
+@pytest.mark.parametrize("row", RUNNABLE)
+def test_the_overrides_are_what_the_methods_name_says(row):
+    experiment, recipe = RUNNABLE[row], RECIPES[row]
+    expected = dl.load_recipe(experiment.recipe).model_args
+    for part in re.split(", | (?=without)", experiment.method):
+        expected |= PARTS[f"baseline of {experiment.paper}" if part == "baseline" else part]
+    assert recipe.model_args == expected and recipe.model == MODELS[experiment.backbone]
+    alone = "SA alone at inference" in experiment.method
+    assert experiment.evaluation.get("model_args.inference") == (["sa"] if alone else None)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +356,7 @@ def check_row(experiment, root, folder, monkeypatch, overrides):
     """Train two iterations, of which the second is resumed, and look at the result."""
     monkeypatch.chdir(folder)
     overrides = {"epochs": 2, "pretrained": False, **overrides}
+    assert experiment.cost(**overrides).flops > 0  # the command line counts it first
     options = {"overrides": overrides, "results": folder / "results", "root": root, "device": "cpu", "progress": False}
     batches, run_epoch, seen = Trainer.batches, Trainer.run_epoch, []
 
