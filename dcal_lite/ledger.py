@@ -91,6 +91,19 @@ class Experiment:
         """The command line that makes a result of this row; arguments as in "preset=t4 --seeds 0 1 2"."""
         return f"make reproduce ROW={self.row}" + (f" ARGS={shlex.quote(arguments)}" if arguments else "")
 
+    def command_of(self, runs: Sequence[Mapping[str, Any]]) -> str:
+        """The command line that makes results again; the data's place and the folder of a weight file are left out.
+
+        Args:
+            runs: results of this row that differ in their seeds only.
+        """
+        first = runs[0]
+        changes = {"preset": first["preset"], **first.get("changes", {})}
+        words = [f"{key}={_word(value)}" for key, value in changes.items()]
+        words += ["--seeds", *(str(seed) for seed in sorted(run["seed"] for run in runs))]
+        words += ["--weights", first["weights"]["file"]] if first.get("weights") else []
+        return self.command(" ".join(words))
+
     def runs(self, results: Sequence[Mapping[str, Any]]) -> Runs:
         """Those of `load_results` that belong to this experiment, by their recipes' digests."""
         own = [dict(result) for result in results if self.runnable and self._owns(result)]
@@ -106,6 +119,17 @@ class Experiment:
         return recipe.digest == result["digest"] and (not changes or result["row"] == self.row)
 
 
+def device_of(run: Mapping[str, Any]) -> str:
+    """What a result was made with, as in "NVIDIA H200" or "x86_64 CPU, 2 threads"."""
+    threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if "CPU" in run["device"] else ""
+    return run["device"] + threads
+
+
+def _word(value: Any) -> str:
+    """A value as one word of a command line, to be read as YAML."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 def measured_rates(
     ledger: Mapping[str, Experiment], results: Sequence[Mapping[str, Any]]
 ) -> dict[tuple[str, str, str], float]:
@@ -116,7 +140,7 @@ def measured_rates(
         results: of `load_results`.
 
     Returns:
-        (recipe's name, precision, device) -> rate, as `Cost.hours` takes it. "x86_64 CPU, 2 threads" is a device.
+        (recipe's name, precision, device) -> rate, as `Cost.hours` takes it; devices as in `device_of`.
     """
     rates: dict[tuple[str, str, str], float] = {}
     flops: dict[str, float] = {}  # of an image, by the digest of the recipe with seed 0: counting takes a while
@@ -125,8 +149,7 @@ def measured_rates(
             recipe = experiment.resolve(preset=run["preset"], **run.get("changes", {}), seed=0)
             if recipe.digest not in flops:
                 flops[recipe.digest] = estimate(recipe).flops
-            threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if "CPU" in run["device"] else ""
-            key = recipe.name, recipe.precision, run["device"] + threads
+            key = recipe.name, recipe.precision, device_of(run)
             rates[key] = max(rates.get(key, 0.0), run["images_per_second"] * flops[recipe.digest])
     return rates
 
@@ -141,8 +164,10 @@ def load_claims(path: str | Path = CLAIMS) -> dict[str, Experiment]:
         The experiments by their rows, in the order of the file.
 
     Raises:
-        ValueError: a line is wrong; its number is named.
+        ValueError: there is no such file, or a line is wrong; its number is named.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no ledger {path}: run this in the repository's folder, or pass --claims")
     columns = {item.name for item in (*fields(Claim), *fields(Experiment))} - {"claims"}
     experiments: dict[str, Experiment] = {}
     with Path(path).open(newline="", encoding="utf-8") as file:

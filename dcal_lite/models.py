@@ -86,6 +86,9 @@ def _make_dcal(name, num_classes, size, pretrained, drop_path, options) -> DCAL:
 
 
 def _make_rga(name, num_classes, size, pretrained, drop_path, options) -> ResNetRGA:
+    if pretrained is True and options.get("stride_in_1x1"):
+        raise ValueError("weights from Caffe expected for stride_in_1x1=True, and timm has others: pass a .safetensors "
+                         "file (--weights, or pretrained=)")  # fmt: skip
     size = {} if size is None else {"img_size": size}
     return ResNetRGA(create_resnet(name.removeprefix("rga_"), pretrained=pretrained), num_classes, **size, **options)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections import Counter
@@ -17,7 +18,7 @@ from timm.models.resnet import Bottleneck, ResNet
 import dcal_lite as dl
 from data_scripts.__main__ import main as data_scripts
 from dcal_lite import ledger
-from dcal_lite.__main__ import main
+from dcal_lite.__main__ import _parse, main
 from dcal_lite.backbones import create_backbone
 from dcal_lite.data import official
 from dcal_lite.ledger import measured_rates
@@ -132,13 +133,12 @@ MODELS = {
 PARTS = {  # of a method's name: what they ask of the model
     "baseline of DCAL": {"branches": ("sa",)},
     "baseline of RGA": {"variant": None},
-    **dict.fromkeys(["DCAL", "RGA-SC", "HA-CNN", "SA alone at inference"], {}),
+    **{part: {} for part in ("DCAL", "RGA-SC", "HA-CNN", "SA alone at inference", "local queries")},
     "SA + GLCA": {"branches": ("sa", "glca")},
     "SA + PWCA": {"branches": ("sa", "pwca")},
     "pooled readout": {"readout": "pool"},
     "selection by the penultimate layer": {"selection": "last"},
     "random selection": {"selection": "random"},
-    "local queries": {},
     "keys and values": {"glca_keys": "local"},
     "partners from the SA stream": {"partner_stream": "sa"},
     "partners of the same class": {"partner": "intra"},
@@ -279,6 +279,27 @@ def test_a_result_of_another_evaluation_or_with_changed_settings_is_no_full_run(
     results = [plain, again, changed]
     assert single.runs(results) == ([plain], [changed])
     assert multi.runs(results) == ([again], [])
+
+
+def test_the_command_of_published_runs_makes_them_again():
+    """Seeds apart, a row's runs of one preset are one command, in which the weight file is named, too."""
+    changed = result_of(LEDGER["hacnn-market1501"], lr=1e-5, weighting="uncertainty", halve_at=[2, 3])
+    changed |= {"weights": None, "changes": {"lr": 1e-5, "weighting": "uncertainty", "halve_at": [2, 3]}}
+    groups = [(LEDGER["hacnn-market1501"], [changed | {"row": "hacnn-market1501"}])]
+    for experiment in LEDGER.values():
+        by_preset = {}
+        for run in (run for part in experiment.runs(dl.load_results(ROOT / ledger.RESULTS)) for run in part):
+            by_preset.setdefault(run["preset"], []).append(run)
+        groups += [(experiment, runs) for runs in by_preset.values()]
+    assert len(groups) > 1
+    for experiment, runs in groups:
+        program, target, row, *arguments = shlex.split(experiment.command_of(runs[::-1]))
+        assert (program, target, row) == ("make", "reproduce", f"ROW={experiment.row}")
+        options = _parse(["reproduce", experiment.row, *shlex.split(arguments[0].removeprefix("ARGS="))])
+        overrides = dl.parse_overrides(options.overrides)
+        digests = {seed: experiment.resolve(**overrides, seed=seed).digest for seed in options.seeds}
+        assert digests == {run["seed"]: run["digest"] for run in runs}
+        assert {options.weights} == {run["weights"] and run["weights"]["file"] for run in runs}
 
 
 # ----------------------------------------------------------------------------------------------------- running a row
@@ -429,7 +450,7 @@ def test_the_command_line_tells_the_claims_and_takes_a_finished_run_up(miniature
         (["rga-sc-prcc"], "rga-sc-prcc cannot be run: the dataset is not read by this library"),
         (["hacnn-market1501", "epoch=1"], "did you mean 'epochs'"),
         (["hacnn-market1501-mq", "--root", "nowhere"], "there is no folder nowhere/Market-1501"),
-        (["hacnn-market1501", "--claims", "none.csv"], "none.csv"),
+        (["hacnn-market1501", "--claims", "none.csv"], "there is no ledger none.csv: run this in the rep"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(words, message, tmp_path, capsys, monkeypatch):

@@ -19,6 +19,13 @@ def test_list_names_everything(capsys):
     assert all(name in shown for name in ("dcal-reid", "cpu-quick", "dcal_deit_tiny_patch16_224", "market1501"))
 
 
+@pytest.mark.parametrize(("command", "missing"), [("train", "recipe"), ("evaluate", "folder"), ("reproduce", "row")])
+def test_only_what_is_required_is_said_to_be(command, missing, capsys):
+    with pytest.raises(SystemExit):
+        main([command])
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"the following arguments are required: {missing}")
+
+
 def test_list_tells_what_recipes_cost_and_what_the_paper_scored(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("dcal_lite.__main__.list_recipes", lambda: {"hacnn-reid": ["paper", "t4", "toy"]})
     results = partial(dl.load_results, recipe="hacnn-reid")  # counting the operations of all takes a while

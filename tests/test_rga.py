@@ -227,6 +227,11 @@ def test_strides_of_caffe():
         arrange_strides(create_resnet("resnet_toy"), in_1x1=True)
 
 
+def test_timms_weights_are_not_taken_for_caffes():
+    with pytest.raises(ValueError, match=r"weights from Caffe expected .* pass a \.safetensors file \(--weights"):
+        dl.create_model("rga_resnet50", num_classes=3, pretrained=True, stride_in_1x1=True)
+
+
 def test_real_weights_fit(shared_data):
     path = shared_data / "weights" / "resnet50_caffe_conv1_to_layer3.safetensors"
     with pytest.warns(UserWarning, match="has no layer4"):
