@@ -323,7 +323,9 @@ class DCAL(nn.Module):
     def _pwca(self, inputs: list[Tensor], labels: Tensor | None) -> Float[Tensor, "B N D"]:
         """Run the last T blocks on pairs, from the SA blocks' inputs."""
         count, start = len(inputs[0]), len(inputs) - self.pwca_blocks
-        order = torch.arange(count) if self.partner == "noise" else pair_order(count, labels, partner=self.partner)
+        order = torch.arange(count)
+        if self.partner != "noise":
+            order = pair_order(count, labels, partner=self.partner)
         order = order.to(inputs[0].device)
         inputs = [x[order] for x in inputs[start:]]
         tokens = inputs[0]
@@ -333,7 +335,8 @@ class DCAL(nn.Module):
 
     def _attend_in_pairs(self, block: nn.Module, tokens: Tensor, sa: Tensor) -> Tensor:
         if self.partner == "noise":
-            return cross_attention(block.attn, tokens, torch.cat([tokens, torch.randn_like(tokens)], dim=1))
+            noise = torch.randn_like(tokens)
+            return cross_attention(block.attn, tokens, torch.cat([tokens, noise], dim=1))
         if self.partner_stream == "pair":
             return unpair_view(block.attn(pair_view(tokens)))  # Eq. 4, both images at once
         pairs = rearrange(block.norm1(sa), "(B two) N D -> B two N D", two=2)

@@ -264,7 +264,8 @@ def made_up(row, preset, seeds, rng):
         recipe = experiment.resolve(preset=preset, seed=seed)
         same = {key: getattr(recipe, key) for key in ("preset", "dataset", "seed", "digest")}
         scores = dict.fromkeys(("mAP", "rank1", "mAP_trapezoid"), rng.normal(0.5, 0.01))
-        run = {"train_seconds": 60.0, "device": "x86_64 CPU", "command": recipe.command(), "branches": ["sa"]}
+        run = {"train_seconds": 60.0, "device": "x86_64 CPU", "threads": 1, "branches": ["sa"], "weights": None}
+        run["command"] = recipe.command()
         yield {"recipe": recipe.name, **same, **scores, **run}
 
 
