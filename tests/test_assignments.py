@@ -42,10 +42,24 @@ class Inline:
         return self.names[name](*args)
 
 
-def outcome(notebook, answers=None):
+class Nothing(Inline):
+    """Answers of the right shapes and types, in which all numbers are 0."""
+
+    def call(self, name, *args):
+        value = super().call(name, *args)
+        if isinstance(value, list | tuple):
+            return type(value)(map(zero, value))
+        return zero(value)
+
+
+def zero(value):
+    return 0 * value if hasattr(value, "dtype") else type(value)()
+
+
+def outcome(notebook, answers=None, sandbox=Inline):
     """Points of each graded code cell of a notebook, with the answers of another one."""
     merged = merge(notebook, answers or notebook)
-    judge(merged, Inline(), {grade_id(cell): cell.source for cell in notebook.cells if grade_id(cell)})
+    judge(merged, sandbox(), {grade_id(cell): cell.source for cell in notebook.cells if grade_id(cell)})
     return merged, {grade_id(cell): determine_grade(cell)[0] for cell in merged.cells if is_test(cell)}
 
 
@@ -107,6 +121,14 @@ def test_answers_of_the_sample_and_of_the_term_before_fail(name, secret):
         full = points(new)
         passed = [answer for answer, tests in by_answer(new).items() if all(got[t] == full[t] for t in tests)]
         assert passed == []
+
+
+@pytest.mark.parametrize("option", range(4))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_right_shape_alone_has_no_points(name, option):
+    drawn = {choice: option % len(options) for choice, options in CHOICES[name].items()}
+    _, got = outcome(render(name, drawn, seed=option), sandbox=Nothing)
+    assert set(got.values()) == {0}
 
 
 WRONG = [
@@ -459,16 +481,16 @@ WRONG_IN_VARIANTS = [
     ("ps4-rga", "return [5, 2, 5]", "return [3, 1, 1]", "pencil", SAMPLE),
     ("ps4-rga", "R = theta.mT @ phi\n", "R = phi.mT @ theta\n", "vectors vectors-hidden", [1, 2]),
     ("ps4-rga", "R + R.mT", "2 * R", "vectors vectors-hidden", SAMPLE),
-    ("ps4-rga", " / theta.shape[-1]\n    return (weight", "\n    return (weight", "embed-hidden", SAMPLE),
+    ("ps4-rga", " / theta.shape[-1]\n    return (weight", "\n    return (weight", "embed embed-hidden", SAMPLE),
     ("ps4-rga", "(weight @ phi.mT) @ theta", "weight @ (phi.mT @ theta)", "embed-large", SAMPLE),
-    ("ps4-rga", "(weight @ theta.mT) @ phi", "(weight @ phi.mT) @ theta", "embed-hidden", SAMPLE),
-    ("ps4-rga", "(weight @ phi.mT)", "(weight @ theta.mT)", "embed-hidden", ALL),
+    ("ps4-rga", "(weight @ theta.mT) @ phi", "(weight @ phi.mT) @ theta", "embed embed-hidden", SAMPLE),
+    ("ps4-rga", "(weight @ phi.mT)", "(weight @ theta.mT)", "embed embed-hidden", ALL),
     ("ps4-rga", "return (weight", "theta.mT @ phi\n    return (weight", "embed-large", ALL),
     ("ps4-rga", "nodes**2 * inner", "nodes * inner**2", "count-hidden", ALL),
-    ("ps4-rga", "(v @ theta.mT) @ phi", "(v @ phi.mT) @ theta", "read-hidden", SAMPLE),
+    ("ps4-rga", "(v @ theta.mT) @ phi", "(v @ phi.mT) @ theta", "read read-hidden", SAMPLE),
     ("ps4-rga", "(v @ theta.mT) @ phi", "v @ (theta.mT @ phi)", "read", SAMPLE),
     ("ps4-rga", "gradients.sum(dim=0)", "gradients.mean(dim=0)", "gradient gradient-hidden", ALL),
-    ("ps4-rga", "(grad @ theta.mT)", "(grad @ phi.mT)", "gradient-hidden", ALL),
+    ("ps4-rga", "(grad @ theta.mT)", "(grad @ phi.mT)", "gradient gradient-hidden", ALL),
     ("ps4-hacnn", "[10 + 30 * 27 / 32, 30 * 9 / 8]", "[10 + 30 * 3 / 4, 30]", "pencil", SAMPLE),
     ("ps4-hacnn", "(y / (1 - h)).atanh()", "y", "centre centre-hidden", SAMPLE),
     ("ps4-hacnn", "(1 - h) * a.tanh()", "a.tanh()", "centre centre-hidden", SAMPLE),
