@@ -173,6 +173,13 @@ WRONG = [
     ("ps5", " & (np.arange(len(distances)) != index)", "", "ranks ranks-hidden"),
     ("ps5", "precision[ranks <= 10].sum() / min(len(ranks), 10)", "precision.mean()", "average-hidden"),
     ("ps5", "min(len(ranks), 10)", "len(ranks)", "average-hidden"),
+    (
+        "ps5",
+        "query[0] if len(query) else np.inf for query in ranks",
+        "query[0] for query in ranks if len(query)",
+        "cmc-hidden",
+    ),
+    ("ps5", "[:, None] <= np.arange(1, depth + 1)", "[:, None] < np.arange(1, depth + 1)", "cmc cmc-hidden"),
     ("ps5", '"C", "junk"', '"C", "trapezoid"', "verdict"),
     ("ps5", "2 * difference.mean() - b, 2 * difference.mean() - a", "a, b", "interval-hidden"),
     ("ps5", "np.unique(people, return_inverse=True)[1]", "np.arange(len(people))", "interval-hidden"),
