@@ -10,6 +10,7 @@ from itertools import pairwise
 import nbformat
 import pytest
 import torch
+import yaml
 from nbgrader.utils import determine_grade, is_grade, is_solution
 
 from book.assignments.__main__ import adopt, build, grade, submissions
@@ -17,6 +18,7 @@ from book.assignments.judging import check_own_code, grade_id, inert_html, judge
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.variants import CHOICES, draw, render
 from book.assignments.worker import pack, python, unpack
+from tests.notebooks import PAGES, ROOT
 
 NAMES = sorted(CHOICES)
 try:
@@ -243,6 +245,14 @@ def test_student_versions_hold_no_solution_and_no_hidden_test(course, name):
     assert "def " in text
     told = [line for line in secrets(render(name, {})) if json.dumps(line, ensure_ascii=False)[1:-1] in text]
     assert told == []
+
+
+def test_the_site_is_built_of_pages_without_solutions():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["only_build_toc_files"] and config["sphinx"]["config"]["html_static_path"] == ["book/assets"]
+    pages = [path for page in PAGES for path in ROOT.glob(f"{page}.*")]
+    assert len(pages) == len(PAGES)
+    assert [path for path in pages if "### BEGIN" in path.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
