@@ -80,6 +80,12 @@ ONE_OF_EACH_TOKEN = """() => {
 }"""
 
 
+# Formulas that a reader would have to scroll, by more than a letter.
+WIDE_FORMULAS = """
+    [...document.querySelectorAll("mjx-container[display]")].filter(m => m.scrollWidth > m.clientWidth + 12).length
+"""
+
+
 def barriers(tab) -> set[tuple[str, str]]:
     """What axe finds serious or critical for people who see, hear or move otherwise: rule and element."""
     from axe_playwright_python.sync_playwright import Axe
@@ -116,6 +122,7 @@ def dead_links(tab, site: str) -> list[str]:
 def test_a_page_is_in_order(visit, site, page, width, scheme):
     tab = visit(page, width, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(WIDE_FORMULAS) == 0
     assert tab.evaluate("document.documentElement.dataset.theme") == scheme
     assert tab.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
     assert tab.locator(".output.stderr").all_inner_texts() == []
