@@ -243,6 +243,28 @@ def test_every_exercise_has_a_folded_solution(path):
     assert asked == solved and 3 <= len(asked) <= 5
 
 
+def letters(text: str) -> set[str]:
+    """Every letter, Latin or Greek, of a text's formulas."""
+    formulas = re.findall(r"```\{math\}.*?```|\$\$.*?\$\$|\$[^$]+\$", text, flags=re.DOTALL)
+    return {letter for formula in formulas for letter in re.findall(r"\\[A-Za-z]+|[A-Za-z]", formula)}
+
+
+def test_a_letter_with_a_second_meaning_stands_where_the_notation_says():
+    table = (
+        (ROOT / "book/notation.md").read_text(encoding="utf-8").partition("second meaning:")[2].partition("\n## ")[0]
+    )
+    rows = [row.split(" | ") for row in table.splitlines() if "{doc}" in row]
+    cell = ""
+    for first, *others in rows:
+        cell = first if "$" in first else cell  # an empty first cell: one more meaning of the letter above
+        for page in re.findall(r"\{doc\}`([^`]+)`", others[-1]):
+            prose = "\n".join(
+                cell.source for cell in read(ROOT / f"book/{page}.ipynb").cells if cell.cell_type == "markdown"
+            )
+            assert letters(cell) <= letters(prose), f"{cell} is not in {page}"
+    assert len(rows) > 20
+
+
 def test_requests_to_other_hosts_are_found():
     own = '<script src="_static/a.js"></script><link rel="next" href="b.html"><a href="https://example.org">x</a>'
     assert foreign_requests(own) == []
