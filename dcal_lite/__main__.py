@@ -192,6 +192,8 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if not (options.folder / "model.safetensors").is_file():
+        raise ValueError(f"{options.folder} holds no finished run: train it, or start the stopped run again")
     recipe = load_recipe(options.folder / "recipe.yaml", **parse_overrides(options.overrides))
     extra = {"archive": options.archive} if options.archive else {}
     dataset = load_dataset(recipe.dataset, options.root, **recipe.dataset_args, **extra)

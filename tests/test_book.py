@@ -158,7 +158,8 @@ def test_papermill_reads_type_and_help_of_every_parameter(path):
         ("train", {"overrides": "epochs"}, "key=value expected, got 'epochs'"),
         ("train", {"progress": "maybe"}, "'progress' takes bool, got 'maybe'"),
         ("train", {"weights": "none.safetensors"}, "weight file 'none.safetensors' not found"),
-        ("evaluate", {"model": "runs/none"}, "a run's folder or one of .*promenade-dcal.* expected, got 'runs/none'"),
+        ("evaluate", {"model": "none"}, "a finished run's folder or one of .*promenade-dcal.* expected, got 'none'"),
+        ("evaluate", {"model": "plumage-dcal", "rerank": True}, "distance and rerank are for re-ID"),
         ("evaluate", {"distance": "manhattan"}, "unknown distance 'manhattan'"),
         ("ablate", {"score": "rank2"}, "unknown score 'rank2': did you mean 'rank"),
         ("ablate", {"seeds": "three"}, "'seeds' takes int, got 'three'"),
@@ -166,6 +167,7 @@ def test_papermill_reads_type_and_help_of_every_parameter(path):
         ("ablate", {"variants": {"SA": "model_args.branches=[sa]"}}, "'SA' takes dict"),
         ("ablate", {"overrides": {"epoch": 1}}, "did you mean 'epochs'"),
         ("benchmark", {"names": ["rollot"]}, "did you mean 'rollout'"),
+        ("benchmark", {"threads": 0}, "at least one bench and one thread"),
         ("five-attentions", {"people": 0}, "at least one seed and one person"),
     ],
 )

@@ -63,6 +63,13 @@ def test_train_then_evaluate_give_the_same_score(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == pytest.approx(flipped)
 
 
+def test_evaluate_wants_a_finished_run(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(dl.load_recipe("dcal-fgvc", preset="smoke").to_yaml())
+    for folder in (tmp_path, tmp_path / "none"):
+        assert main(["evaluate", str(folder)]) == 2
+        assert "holds no finished run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
