@@ -154,6 +154,7 @@ def test_papermill_reads_type_and_help_of_every_parameter(path):
     [
         ("train", {"recipe": "dcal-ried"}, "did you mean 'dcal-reid'"),
         ("train", {"preset": "smok"}, "did you mean 'smoke'"),
+        ("train", {"overrides": "preset=smok"}, "did you mean 'smoke'"),
         ("train", {"dataset": "markt1501"}, "did you mean 'market1501'"),
         ("train", {"overrides": "epochs"}, "key=value expected, got 'epochs'"),
         ("train", {"progress": "maybe"}, "'progress' takes bool, got 'maybe'"),
@@ -166,8 +167,10 @@ def test_papermill_reads_type_and_help_of_every_parameter(path):
         ("ablate", {"seeds": 0}, "at least one variant and one seed"),
         ("ablate", {"variants": {"SA": "model_args.branches=[sa]"}}, "'SA' takes dict"),
         ("ablate", {"overrides": {"epoch": 1}}, "did you mean 'epochs'"),
+        ("ablate", {"variants": {"SA": {"seed": 1}}}, "leave out the key seed"),
         ("benchmark", {"names": ["rollot"]}, "did you mean 'rollout'"),
         ("benchmark", {"threads": 0}, "at least one bench and one thread"),
+        ("five-attentions", {"overrides": {"seed": 1}}, "leave out the key seed"),
         ("five-attentions", {"people": 0}, "at least one seed and one person"),
     ],
 )
