@@ -64,11 +64,15 @@ def evaluate(
     Returns:
         re-ID: rank1, rank5, rank10, mAP, mAP_trapezoid, mINP; fine-grained: top1, class_mean (mean accuracy of the
         classes), ece (expected calibration error). All in [0, 1].
+
+    Raises:
+        ValueError: a fine-grained dataset is to be re-ranked, or a split has no images.
     """
     options = {"resize": resize, "mean": mean, "std": std, "batch_size": batch_size, "precision": precision,
                "flip": flip, "sharded": is_sharded(), "progress": progress}  # fmt: skip
     if dataset.task == "reid":
         return summarise(rank_split(model, dataset, distance=distance, rerank=rerank, **options))
+    check_task(dataset, rerank=rerank)
     test = dataset["test"]
     targets = torch.from_numpy(np.searchsorted(dataset["train"].classes, test.labels))
     prediction = predictions(model, test, **options)
@@ -77,6 +81,12 @@ def evaluate(
         "class_mean": class_accuracy(confusion(prediction, targets)).nanmean().item(),
         "ece": calibration_error(prediction, targets),
     }
+
+
+def check_task(dataset: Dataset, *, rerank: bool) -> None:
+    """Raise ValueError where a dataset's task has no ranking to be re-ranked."""
+    if rerank and dataset.task != "reid":
+        raise ValueError(f"rerank=False expected: only re-ID ranks, and {dataset.name} is fine-grained")
 
 
 def rank_split(

@@ -43,7 +43,7 @@ from dcal_lite.data.batches import Batches
 from dcal_lite.data.records import Dataset
 from dcal_lite.data.samplers import identity_batches, shuffled_batches
 from dcal_lite.data.transforms import augment
-from dcal_lite.evaluation import evaluate
+from dcal_lite.evaluation import check_task, evaluate
 from dcal_lite.models import create_model, save_model
 from dcal_lite.optimisation import Objective, create_optimizer, learning_rate
 from dcal_lite.recipe import Recipe, load_recipe
@@ -107,6 +107,7 @@ def fit(
     device = torch.device(device or accelerator.device)
     _check_machine(recipe, accelerator, device)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
+    check_task(dataset, rerank=recipe.rerank)
     arguments = {"name": recipe.model, "num_classes": len(dataset["train"].classes), "img_size": recipe.img_size,
                  "drop_path": recipe.drop_path, **recipe.model_args}  # fmt: skip
     model = _create(recipe, arguments, weights, compiled).to(device)

@@ -41,6 +41,14 @@ def solid(colours, labels, cameras, *others):
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
+def test_only_a_ranking_can_be_re_ranked(tmp_path):
+    with pytest.raises(ValueError, match="rerank=False expected"):
+        dl.evaluate(small_model(), dl.load_dataset("plumage", train=8, test=8), rerank=True)
+    with pytest.raises(ValueError, match="rerank=False expected"):  # before training, not after it
+        dl.fit(dl.load_recipe("dcal-fgvc", preset="toy", rerank=True), output=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fine_grained_top1_by_hand():
     train = solid([RED, GREEN, BLUE], [10, 20, 30], [0] * 3)
     test = solid([RED, GREEN, BLUE, BLUE], [10, 20, 30, 10], [0] * 4)
