@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from importlib.metadata import files, metadata
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -268,6 +269,17 @@ def test_a_letter_with_a_second_meaning_stands_where_the_notation_says():
             )
             assert letters(cell) <= letters(prose), f"{cell} is not in {page}"
     assert len(rows) > 20
+
+
+def test_licences_of_what_the_site_serves_are_their_packages_own():
+    rows = re.findall(r"^\| .* \| `([\w-]+)` \| (.*) \|$", (ROOT / "book/citing.md").read_text(encoding="utf-8"), re.M)
+    assert len(rows) > 10
+    for package, licence in rows:
+        banners = [file for file in files(package) if file.name.endswith(("LICENSE.txt", "clipboard.min.js"))]
+        stated = [value for key, value in metadata(package).items() if "License" in key + value]
+        own = " ".join([*stated, *(file.read_text()[:1000] for file in banners)])
+        for name in re.findall("Apache|BSD|MIT|CC BY 4.0|SIL OFL 1.1", licence):
+            assert name in own, (package, name)
 
 
 def test_requests_to_other_hosts_are_found():
