@@ -60,9 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train by a recipe; resumes a run that was stopped")
     train.description = "Several GPUs: accelerate launch -m dcal_lite train ..."
     train.add_argument("recipe", help="name of a recipe, see `list`, or a YAML file")
-    train.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys, e.g. preset=toy seed=1"
-    )
+    _add_overrides(train, "preset=toy seed=1")
     train.add_argument("--output", help="the run's folder (default: runs/...)")
     _add_training(train)
     _add_place(train)
@@ -70,15 +68,13 @@ def _parser() -> argparse.ArgumentParser:
 
     test = commands.add_parser("evaluate", help="evaluate the model of a run's folder")
     test.add_argument("folder", type=Path, help="a run's folder")
-    test.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="recipe keys, e.g. eval_flip=true rerank=true"
-    )
+    _add_overrides(test, "eval_flip=true rerank=true")
     _add_place(test)
     test.set_defaults(run=_evaluate)
 
     again = commands.add_parser("reproduce", help="train, evaluate and write a row of the papers' tables")
     again.add_argument("row", help="of the ledger, e.g. dcal-deit-tiny-market1501")
-    again.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="recipe keys, e.g. preset=t4")
+    _add_overrides(again, "preset=t4")
     again.add_argument("--seeds", type=int, nargs="+", help="one run for each (default: the recipe's own)")
     again.add_argument("--claims", default=CLAIMS, help="the ledger (default: %(default)s)")
     again.add_argument("--results", default=RESULTS, help="folder for results (default: %(default)s)")
@@ -86,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_place(again)
     again.set_defaults(run=_reproduce)
     return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    # Without a default argparse lists what may be left out among what is required.
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"recipe keys, e.g. {example}")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from dcal_lite.data import load_dataset
 from dcal_lite.errors import check_choice
 from dcal_lite.evaluation import evaluate
 from dcal_lite.models import load_model
-from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
+from dcal_lite.recipe import Recipe, as_word, list_recipes, load_recipe, parse_overrides
 from dcal_lite.train import fit, run_folder
 
 CLAIMS, RESULTS = "book/results/claims.csv", "book/results/runs"  # in the repository
@@ -99,7 +99,7 @@ class Experiment:
         """
         first = runs[0]
         changes = {"preset": first["preset"], **first.get("changes", {})}
-        words = [f"{key}={_word(value)}" for key, value in changes.items()]
+        words = [f"{key}={as_word(value)}" for key, value in changes.items()]
         words += ["--seeds", *(str(seed) for seed in sorted(run["seed"] for run in runs))]
         words += ["--weights", first["weights"]["file"]] if first.get("weights") else []
         return self.command(" ".join(words))
@@ -123,11 +123,6 @@ def device_of(run: Mapping[str, Any]) -> str:
     """What a result was made with, as in "NVIDIA H200" or "x86_64 CPU, 2 threads"."""
     threads = f", {run['threads']} thread{'s' * (run['threads'] > 1)}" if "CPU" in run["device"] else ""
     return run["device"] + threads
-
-
-def _word(value: Any) -> str:
-    """A value as one word of a command line, to be read as YAML."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def measured_rates(

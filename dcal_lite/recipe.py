@@ -120,7 +120,7 @@ class Recipe:
         own = load_recipe(self.name, preset=self.preset)
         chosen = {kind: getattr(self, kind) for kind in LAYERS if getattr(self, kind) != getattr(own, kind)}
         changes = chosen | _changes(load_recipe(self.name, preset=self.preset, **chosen), self)
-        words = [f"{key}={_flow(value)}" for key, value in changes.items()]
+        words = [f"{key}={as_word(value)}" for key, value in changes.items()]
         return " ".join(["python -m dcal_lite train", self.name, f"preset={self.preset}", *words])
 
 
@@ -281,6 +281,7 @@ def _changes(start: Recipe, end: Recipe) -> dict[str, Any]:
     return changes
 
 
-def _flow(value: Any) -> str:
+def as_word(value: Any) -> str:
+    """A setting's value as one word of a shell's command line, which `parse_overrides` reads."""
     text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6).removesuffix("...\n").strip()
     return f"'{text}'" if set(text) & set(" {}[]*&") else text

@@ -34,6 +34,11 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+def prose(path: Path) -> str:
+    """What a notebook says outside of its code."""
+    return "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
 def python(source: str) -> str:
     """A cell's source without the lines that are IPython's, not Python's."""
     return "\n".join(re.sub(r"^(\s*)[!%].*", r"\1pass", line) for line in source.splitlines())
@@ -81,7 +86,7 @@ def test_cells_are_short(path):
 
 @notebooks
 def test_images_have_alternative_text(path):
-    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    text = prose(path)
     assert not images_without_text(text)
 
 
@@ -208,7 +213,7 @@ def shown_source(file: Path, name: str) -> list[str]:
 
 @notebooks
 def test_shown_source_fits_the_page(path):
-    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    text = prose(path)
     shown = re.findall(SHOWN, text, flags=re.MULTILINE)
     assert len(shown) == text.count("{literalinclude}"), "source is shown as :language: python, by :pyobject:"
     for file, name in shown:
@@ -227,12 +232,11 @@ def test_a_chapter_has_a_figure_to_touch(path):
 
 def reading_minutes(path: Path) -> float:
     """What a chapter takes at 150 words and 15 lines of unfolded code a minute, exercises left out."""
-    cells = read(path).cells
-    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown").partition("## Exercises")[0]
-    prose = re.sub(r"^```\{(literalinclude|math)\}.*?^```|\$\$.*?\$\$", "", prose, flags=re.MULTILINE | re.DOTALL)
+    text = prose(path).partition("## Exercises")[0]
+    text = re.sub(r"^```\{(literalinclude|math)\}.*?^```|\$\$.*?\$\$", "", text, flags=re.MULTILINE | re.DOTALL)
     folded = {"hide-input", "hide-cell"}
     unfolded = [cell for cell in code_cells(read(path)) if not folded & set(cell.metadata.get("tags", []))]
-    return len(re.findall(r"[^\W\d_]{2,}", prose)) / 150 + sum(len(c.source.splitlines()) for c in unfolded) / 15
+    return len(re.findall(r"[^\W\d_]{2,}", text)) / 150 + sum(len(c.source.splitlines()) for c in unfolded) / 15
 
 
 @chapters
@@ -243,7 +247,7 @@ def test_a_chapter_says_how_long_it_takes(path):
 
 @chapters
 def test_every_exercise_has_a_folded_solution(path):
-    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    text = prose(path)
     asked = re.findall(r"^```\{exercise\} .*\n:label: (\S+)$", text, flags=re.MULTILINE)
     solved = re.findall(r"^````\{solution\} (\S+)\n:class: dropdown$", text, flags=re.MULTILINE)
     assert asked == solved and 3 <= len(asked) <= 5
@@ -256,18 +260,15 @@ def letters(text: str) -> set[str]:
 
 
 def test_a_letter_with_a_second_meaning_stands_where_the_notation_says():
-    table = (
-        (ROOT / "book/notation.md").read_text(encoding="utf-8").partition("second meaning:")[2].partition("\n## ")[0]
-    )
+    text = (ROOT / "book/notation.md").read_text(encoding="utf-8")
+    table = text.partition("second meaning:")[2].partition("\n## ")[0]
     rows = [row.split(" | ") for row in table.splitlines() if "{doc}" in row]
     cell = ""
     for first, *others in rows:
         cell = first if "$" in first else cell  # an empty first cell: one more meaning of the letter above
         for page in re.findall(r"\{doc\}`([^`]+)`", others[-1]):
-            prose = "\n".join(
-                cell.source for cell in read(ROOT / f"book/{page}.ipynb").cells if cell.cell_type == "markdown"
-            )
-            assert letters(cell) <= letters(prose), f"{cell} is not in {page}"
+            found = letters(prose(ROOT / f"book/{page}.ipynb"))
+            assert letters(cell) <= found, f"{cell} is not in {page}"
     assert len(rows) > 20
 
 

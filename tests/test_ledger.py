@@ -401,12 +401,11 @@ def check_row(experiment, root, folder, monkeypatch, overrides):
     assert experiment.runs(dl.load_results(folder / "results")).reduced == [result | result.pop("scores")]
     (run,) = (folder / "runs").iterdir()
     model = dl.load_model(run / "model.safetensors").to(memory_format=torch.channels_last)  # as in training: same bits
-    recipe = dl.load_recipe(run / "recipe.yaml")
     if experiment.method.endswith("SA alone at inference"):
         model.inference = ("sa",)
     load = import_module(f"dcal_lite.data.{experiment.dataset}").load
     protocol = {"protocol": experiment.protocol} if "protocol" in signature(load).parameters else {}
-    expected = dl.evaluate(model, load(root, **protocol), **recipe.evaluation())
+    expected = dl.evaluate(model, load(root, **protocol), **dl.load_recipe(run / "recipe.yaml").evaluation())
     assert json.loads(path.read_text())["scores"] == pytest.approx(expected)
 
 

@@ -42,9 +42,11 @@ def site():
     server.server_close()
 
 
-def is_lost(request) -> bool:
-    """Whether a request failed; not one that the browser gave up for the next page."""
-    return request.failure != "net::ERR_ABORTED"
+def watch(tab, faults: list[str]) -> None:
+    """Note a page's messages, errors and lost requests; not those that the browser gives up for the next page."""
+    tab.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("requestfailed", lambda request: request.failure != "net::ERR_ABORTED" and faults.append(request.url))
 
 
 @pytest.fixture
@@ -57,9 +59,7 @@ def visit(chromium, site):
         context.route(lambda url: not url.startswith((site, "data:")), lambda route: route.abort())
         contexts.append(context)
         tab = context.new_page()
-        tab.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
-        tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("requestfailed", lambda request: is_lost(request) and faults.append(request.url))
+        watch(tab, faults)
         tab.goto(f"{site}/{page}.html")
         tab.evaluate("Promise.all([document.fonts.ready, window.MathJax?.startup.promise]).then(() => true)")
         return tab
@@ -150,8 +150,7 @@ def test_search_finds_a_term(visit):
 def test_the_book_works_from_a_folder_without_a_server(chromium):
     context, faults = chromium.new_context(offline=True), []
     tab = context.new_page()
-    tab.on("console", lambda message: message.type == "error" and faults.append(message.text))
-    tab.on("requestfailed", lambda request: is_lost(request) and faults.append(request.url))
+    watch(tab, faults)
     tab.goto((SITE / "index.html").as_uri())
     tab.wait_for_url("**/book/index.html")
     tab.locator(".explorer svg").first.wait_for()
