@@ -19,6 +19,7 @@ from dcal_lite.ledger import CLAIMS, RESULTS, Claim, Experiment, load_claims, me
 from dcal_lite.models import list_models, load_model
 from dcal_lite.recipe import Recipe, list_recipes, load_recipe, parse_overrides
 from dcal_lite.results import load_results
+from dcal_lite.train import fit, for_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,8 +156,6 @@ def _number(claim: Claim) -> str:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from dcal_lite.train import fit
-
     recipe = load_recipe(options.recipe, **parse_overrides(options.overrides))
     run = fit(recipe, output=options.output, **_training(options, recipe))
     _say(json.dumps(run.result["scores"]), f"written to {run.folder}")
@@ -174,13 +173,13 @@ def _reproduce(options: argparse.Namespace) -> None:
     ledger = load_claims(options.claims)
     check_choice("row", options.row, ledger)
     experiment, overrides = ledger[options.row], parse_overrides(options.overrides)
-    recipe = experiment.resolve(**overrides)
+    recipe = for_device(experiment.resolve(**overrides), options.device)
     _say(f"{experiment.row}: {experiment.method}, {experiment.backbone}, {experiment.dataset}, {experiment.protocol}")
     for claim in experiment.claims:
         if claim.value is not None:
             _say(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
-    cost = experiment.cost(**overrides)
-    _say(f"preset {recipe.preset}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB")
+    cost = estimate(recipe)
+    _say(f"preset {recipe.preset}, {recipe.precision}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB")
     small, large = (f"{60 * cost.least_hours(card):.2g}" for card in ("T4", "H200"))
     _say(f"  more than {small} minutes on a T4, {large} on an H200: the arithmetic alone, at the data sheet's peak")
     rates = measured_rates(ledger, load_results(options.results))

@@ -28,9 +28,8 @@ from dcal_lite.metrics import (
     rank_metrics_from_distances,
     top1,
 )
+from dcal_lite.precision import HALF, choose_precision
 from dcal_lite.sharding import gather, is_sharded, share
-
-HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def evaluate(
@@ -55,7 +54,7 @@ def evaluate(
         resize: size of the images before the centre crop to `model.img_size`; None resizes to that size directly.
         mean, std: of the pixel values in [0, 1], as in training.
         batch_size: images at a time; the scores don't depend on it.
-        precision: "fp32", "bf16" or "fp16", of the forward pass.
+        precision: of the forward pass, as in `choose_precision`.
         flip: take the mean of the embeddings (or predictions) of an image and its mirror image.
         distance: of the embeddings, "euclidean" or "cosine"; re-ID only.
         rerank: rank by `dl.rerank`, with the paper's k1, k2 and lambda; re-ID only.
@@ -66,7 +65,8 @@ def evaluate(
         classes), ece (expected calibration error). All in [0, 1].
 
     Raises:
-        ValueError: a fine-grained dataset is to be re-ranked, or a split has no images.
+        ValueError: a fine-grained dataset is to be re-ranked, a split has no images, or the device has no
+            instructions for the precision.
     """
     options = {"resize": resize, "mean": mean, "std": std, "batch_size": batch_size, "precision": precision,
                "flip": flip, "sharded": is_sharded(), "progress": progress}  # fmt: skip
@@ -162,13 +162,14 @@ def _outputs(
     if not len(split):
         raise ValueError("evaluation needs at least one image, got none: is the split empty?")
     device = next(model.parameters()).device
+    precision = choose_precision(precision, device)
     if sharded:
         own = share(range(0, len(split), batch_size))
         split = split.subset(range(own.start, min(own.stop, len(split))))
     batches = Batches(split, resize or model.img_size, device, progress=progress)
     places = [np.arange(i, min(i + batch_size, len(split))) for i in range(0, len(split), batch_size)]
     results = []
-    autocast = torch.autocast(device.type, HALF[precision], enabled=precision != "fp32")
+    autocast = torch.autocast(device.type, HALF.get(precision), enabled=precision != "fp32")
     with evaluating(model), autocast, attention_for(model, precision), torch.random.fork_rng():
         torch.manual_seed(0)  # for models that draw: DCAL's random selection
         for batch in tqdm(batches(places), desc="evaluate", total=len(places), unit="batch", disable=not progress):

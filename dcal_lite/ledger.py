@@ -22,8 +22,9 @@ from dcal_lite.data import load_dataset
 from dcal_lite.errors import check_choice
 from dcal_lite.evaluation import evaluate
 from dcal_lite.models import load_model
+from dcal_lite.precision import HALF
 from dcal_lite.recipe import Recipe, as_word, list_recipes, load_recipe, parse_overrides
-from dcal_lite.train import fit, run_folder
+from dcal_lite.train import fit, for_device, run_folder
 
 CLAIMS, RESULTS = "book/results/claims.csv", "book/results/runs"  # in the repository
 FULL = ("paper", "t4")  # presets that train as the paper does
@@ -99,6 +100,8 @@ class Experiment:
         """
         first = runs[0]
         changes = {"preset": first["preset"], **first.get("changes", {})}
+        if self.resolve(**changes).precision == "auto":
+            changes["precision"] = self.recipe_of(first).precision
         words = [f"{key}={as_word(value)}" for key, value in changes.items()]
         words += ["--seeds", *(str(seed) for seed in sorted(run["seed"] for run in runs))]
         words += ["--weights", first["weights"]["file"]] if first.get("weights") else []
@@ -106,17 +109,20 @@ class Experiment:
 
     def runs(self, results: Sequence[Mapping[str, Any]]) -> Runs:
         """Those of `load_results` that belong to this experiment, by their recipes' digests."""
-        own = [dict(result) for result in results if self.runnable and self._owns(result)]
+        own = [dict(result) for result in results if self.recipe_of(result)]
         full = [run for run in own if run["preset"] in FULL and not run.get("changes")]
         return Runs(full, [run for run in own if run not in full])
 
-    def _owns(self, result: Mapping[str, Any]) -> bool:
+    def recipe_of(self, result: Mapping[str, Any]) -> Recipe | None:
+        """The recipe that made a result of this experiment, by its digest; None for a result of another one."""
         kind = result["recipe"], result["dataset"], result.get("evaluation", {})
-        if kind != (self.recipe, self.dataset, self.evaluation):
-            return False
         changes = result.get("changes", {})
+        if kind != (self.recipe, self.dataset, self.evaluation) or (changes and result["row"] != self.row):
+            return None
         recipe = self.resolve(preset=result["preset"], seed=result["seed"], **changes)
-        return recipe.digest == result["digest"] and (not changes or result["row"] == self.row)
+        outcomes = HALF.keys() | {"fp32"} if recipe.precision == "auto" else {recipe.precision}
+        recipes = (replace(recipe, precision=precision) for precision in outcomes)
+        return next((recipe for recipe in recipes if recipe.digest == result["digest"]), None)
 
 
 def device_of(run: Mapping[str, Any]) -> str:
@@ -141,7 +147,7 @@ def measured_rates(
     flops: dict[str, float] = {}  # of an image, by the digest of the recipe with seed 0: counting takes a while
     for experiment in ledger.values():
         for run in (run for group in experiment.runs(results) for run in group):
-            recipe = experiment.resolve(preset=run["preset"], **run.get("changes", {}), seed=0)
+            recipe = replace(experiment.recipe_of(run), seed=0)
             if recipe.digest not in flops:
                 flops[recipe.digest] = estimate(recipe).flops
             key = recipe.name, recipe.precision, device_of(run)
@@ -252,7 +258,7 @@ def reproduce(
         ValueError: as in `Experiment.resolve` and `fit`.
     """
     overrides = dict(overrides or {})
-    recipe = experiment.resolve(**overrides)
+    recipe = for_device(experiment.resolve(**overrides), device)
     if not experiment.evaluation:
         _, result = _trained(recipe, root=root, device=device, **options)
     else:
@@ -262,7 +268,7 @@ def reproduce(
         if "inference" in test.model_args:
             model.inference = test.model_args["inference"]
         result["scores"] = evaluate(model, dataset, progress=options.get("progress", True), **test.evaluation())
-    changes = {key: value for key, value in overrides.items() if key not in ("preset", "seed")}
+    changes = _changes(experiment, overrides)
     result |= {"row": experiment.row, "evaluation": experiment.evaluation, "changes": changes}
     name = [experiment.row, recipe.preset, *([recipe.digest] if changes else []), f"s{recipe.seed}"]
     path = Path(results) / f"{'-'.join(name)}.json"
@@ -270,6 +276,14 @@ def reproduce(
         write_json(path, result)
     PartialState().wait_for_everyone()
     return path
+
+
+def _changes(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides that make another experiment of a row: not its preset, its seed, or a precision for "auto"."""
+    kept = {"preset", "seed"}
+    if experiment.resolve(**{key: value for key, value in overrides.items() if key != "precision"}).precision == "auto":
+        kept.add("precision")
+    return {key: value for key, value in overrides.items() if key not in kept}
 
 
 def _trained(recipe: Recipe, *, device: str | torch.device | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:

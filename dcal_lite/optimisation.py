@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcal_lite.evaluation import HALF
 from dcal_lite.heads import Output
 from dcal_lite.losses import UncertaintyWeighting, batch_hard_triplet
+from dcal_lite.precision import HALF
 from dcal_lite.recipe import Recipe
 
 
@@ -42,7 +42,7 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Each branch's loss, and the total."""
         precision = self.recipe.precision
-        with torch.autocast(images.device.type, HALF[precision], enabled=precision != "fp32"):
+        with torch.autocast(images.device.type, HALF.get(precision), enabled=precision != "fp32"):
             output = self.model(images, targets)
         losses = branch_losses(self.recipe, output, targets)
         total = self.weighting(losses) if self.weighting.w else sum(losses.values())

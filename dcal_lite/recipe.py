@@ -16,6 +16,7 @@ from typing import Any, get_args
 import yaml
 
 from dcal_lite.errors import check_choice, unknown
+from dcal_lite.precision import PRECISIONS
 
 BRANCHES = ("sa", "glca", "pwca", "global", "local")  # of all models
 LAYERS = ("dataset", "model")  # keys whose values may bring settings of their own
@@ -66,7 +67,7 @@ class Recipe:
     triplet: tuple[str, ...] = ()  # branches that get the batch-hard triplet loss too, weight 1; others are ignored
     margin: float | None = None  # of the triplet loss; None: soft margin
     weighting: str = "uncertainty"  # of several branches' losses: "uncertainty" (learned) or "sum"
-    precision: str = "fp32"  # "fp32", "bf16" or "fp16" (with loss scaling)
+    precision: str = "fp32"  # "fp32", "bf16", "fp16" (with loss scaling) or "auto": see `choose_precision`
     accumulate: int = 1  # parts that a batch is computed in, one after the other
     checkpoint_blocks: bool = False  # keep less for the backward pass of transformers, and compute it twice
     eval_every: int = 0  # epochs between evaluations; 0: at the end only
@@ -80,7 +81,7 @@ class Recipe:
         check_choice("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
         check_choice("distance", self.distance, ("euclidean", "cosine"))
         check_choice("weighting", self.weighting, ("uncertainty", "sum"))
-        check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        check_choice("precision", self.precision, PRECISIONS)
         for branch in self.triplet:
             check_choice("branch", branch, BRANCHES)
         if min(self.epochs, self.batch_size, self.eval_batch_size, self.accumulate) < 1:

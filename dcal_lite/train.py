@@ -23,14 +23,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import GeneralTracker
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -46,6 +46,7 @@ from dcal_lite.data.transforms import augment
 from dcal_lite.evaluation import check_task, evaluate
 from dcal_lite.models import create_model, save_model
 from dcal_lite.optimisation import Objective, create_optimizer, learning_rate
+from dcal_lite.precision import choose_precision
 from dcal_lite.recipe import Recipe, load_recipe
 
 log = logging.getLogger("dcal_lite")
@@ -101,11 +102,12 @@ def fit(
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
         torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
+    recipe = for_device(recipe, device)
     folder = Path(output or run_folder(recipe))
     _check_folder(folder, recipe)
     accelerator = _create_accelerator(tracker, folder)
     device = torch.device(device or accelerator.device)
-    _check_machine(recipe, accelerator, device)
+    _check_processes(recipe, accelerator)
     dataset = load_dataset(recipe.dataset, root, **recipe.dataset_args)
     check_task(dataset, rerank=recipe.rerank)
     arguments = {"name": recipe.model, "num_classes": len(dataset["train"].classes), "img_size": recipe.img_size,
@@ -135,8 +137,22 @@ def fit(
     return Run(folder, model.eval(), arguments, result, trainer.history)
 
 
+def for_device(recipe: Recipe, device: str | torch.device | None = None) -> Recipe:
+    """The recipe as a device carries it out: with a precision in the place of "auto".
+
+    Args:
+        recipe: from `load_recipe`.
+        device: as in `fit`.
+
+    Raises:
+        ValueError: the device has no instructions for the recipe's precision.
+    """
+    device = torch.device(device or PartialState(cpu=not torch.accelerator.is_available()).device)
+    return replace(recipe, precision=choose_precision(recipe.precision, device))
+
+
 def run_folder(recipe: Recipe) -> Path:
-    """Where `fit` puts a run that is given no folder."""
+    """Where `fit` puts a run that is given no folder; the recipe comes from `for_device`."""
     return Path("runs") / f"{recipe.name}-{recipe.dataset}-{recipe.preset}-{recipe.digest}"
 
 
@@ -346,12 +362,10 @@ def _create_accelerator(tracker: str | GeneralTracker | None, folder: Path) -> A
     return accelerator
 
 
-def _check_machine(recipe: Recipe, accelerator: Accelerator, device: torch.device) -> None:
-    """Raise ValueError where this machine, or this number of processes, cannot carry out the recipe."""
+def _check_processes(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Raise ValueError where the recipe cannot be carried out as the processes were launched."""
     if accelerator.mixed_precision != "no":
         raise ValueError("the recipe decides the precision: launch with --mixed_precision no, and set precision=bf16")
-    if recipe.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        raise ValueError(f"{torch.cuda.get_device_name(device)} cannot compute in bf16: set precision=fp16")
     parts = recipe.accumulate * accelerator.num_processes
     whole = parts * math.lcm(recipe.pairs, recipe.instances or 1)
     if recipe.batch_size % whole:
@@ -433,6 +447,7 @@ def _describe(recipe: Recipe, trainer: Trainer, weights: str | Path | None, devi
         "model": recipe.model,
         "branches": list(trainer.model.branches),
         "seed": recipe.seed,
+        "precision": recipe.precision,
         "digest": recipe.digest,
         "command": recipe.command(),
         "scores": {name: row[name] for name in keep if name in row},

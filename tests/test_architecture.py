@@ -11,6 +11,7 @@ LIBRARY = ROOT / "dcal_lite"
 # A module may import from the layers above it in this list, never from its own or from those below.
 LAYERS = [
     {"errors", "sharding", "recipes", "checkpoint"},
+    {"precision"},
     {"attention", "metrics", "localisation", "recipe", "results", "data"},
     {"attention_rollout", "reranking", "losses", "heads", "backbones", "plot"},
     {"dcal", "rga", "hacnn"},

@@ -297,7 +297,9 @@ def test_the_command_of_published_runs_makes_them_again():
         assert (program, target, row) == ("make", "reproduce", f"ROW={experiment.row}")
         options = _parse(["reproduce", experiment.row, *shlex.split(arguments[0].removeprefix("ARGS="))])
         overrides = dl.parse_overrides(options.overrides)
-        digests = {seed: experiment.resolve(**overrides, seed=seed).digest for seed in options.seeds}
+        recipes = {seed: experiment.resolve(**overrides, seed=seed) for seed in options.seeds}
+        assert "auto" not in {recipe.precision for recipe in recipes.values()}
+        digests = {seed: recipe.digest for seed, recipe in recipes.items()}
         assert digests == {run["seed"]: run["digest"] for run in runs}
         assert {options.weights} == {run["weights"] and run["weights"]["file"] for run in runs}
 

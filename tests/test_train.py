@@ -440,12 +440,6 @@ def test_uncertainty_weights_are_learned(tmp_path):
     assert all(abs(run.history[-1][f"w/{branch}"]) > 1e-4 for branch in ("sa", "glca", "pwca"))
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_half_precision_trains(precision, tmp_path):
-    run = dl.fit(tiny_recipe(epochs=1, precision=precision), output=tmp_path, progress=False)
-    assert 0 <= run.result["scores"]["top1"] <= 1
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_trains_on_a_gpu(precision, tmp_path):
