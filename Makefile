@@ -47,16 +47,14 @@ lock: $(READY)  ## bring requirements.lock up to date with pyproject.toml (add U
 	$(PY) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate $(UPGRADE) --output-file requirements.lock
 
-book: $(READY)  ## run every chapter and build the book into _build/html
+book: $(READY) _build/library  ## run every chapter and build the book into _build/html
 	rm -rf _build/html _build/.doctrees
-	$(MAKE) --no-print-directory pages
-	$(PY) tests/offline.py _build/html
+	$(PY) -m tests.build
 
 # Builds what changed since the last time.
 .PHONY: pages
 pages: $(READY) _build/library
-	$(PY) -m tests.execute
-	$(VENV)/bin/jupyter-book build . -W -n --keep-going
+	$(PY) -m tests.build
 
 # Neither the cache of executed notebooks nor that of pages sees a change of the library or of a package.
 _build/library: $(READY) $(LIBRARY)
@@ -64,7 +62,7 @@ _build/library: $(READY) $(LIBRARY)
 	@mkdir -p $(@D) && touch $@
 
 # Several processes with one thread each are faster than one process with many.
-pages test test-all notebooks: export OMP_NUM_THREADS := 1
+book pages test test-all notebooks: export OMP_NUM_THREADS := 1
 
 test: $(READY)  ## run the tests, then every notebook (minutes)
 	$(PY) -m pytest -n $(JOBS)

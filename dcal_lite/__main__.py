@@ -179,7 +179,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         if claim.value is not None:
             _say(f"  {_number(claim)} by the {claim.claimant}: {claim.where}; {claim.sure}, {claim.source}")
     cost = estimate(recipe)
-    _say(f"preset {recipe.preset}, {recipe.precision}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB")
+    _say(
+        f"preset {recipe.preset}, {recipe.precision}, a run: {cost.iterations:,} iterations, {cost.memory / 1e9:.1f} GB"
+    )
     small, large = (f"{60 * cost.least_hours(card):.2g}" for card in ("T4", "H200"))
     _say(f"  more than {small} minutes on a T4, {large} on an H200: the arithmetic alone, at the data sheet's peak")
     rates = measured_rates(ledger, load_results(options.results))

@@ -38,6 +38,7 @@ from dcal_lite.data import Record, Split
 from dcal_lite.data.records import Files
 from dcal_lite.data.transforms import augment
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
+from dcal_lite.precision import has_instructions
 from dcal_lite.rga import from_official
 from dcal_lite.train import Trainer, _commit
 from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised, reranked_distances
@@ -69,6 +70,11 @@ def compare(name: str, plain: Callable[[], object], ours: Callable[[], object], 
     memory_a, memory_b = peak_memory(plain), peak_memory(ours)
     return Row(name=name, plain=a, ours=b, ratio=a / b, memory_plain=memory_a, memory_ours=memory_b,
                memory=memory_a / memory_b, threads=torch.get_num_threads())  # fmt: skip
+
+
+def has_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16; without, a step in it takes minutes."""
+    return has_instructions("bf16", torch.device("cpu"))
 
 
 def peak_memory(function: Callable[[], object]) -> float:
@@ -279,7 +285,8 @@ def rga() -> list[Row]:
     images = torch.randn(8, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     models = [dl.create_model("rga_resnet50", variant=v) for v in (None, "sc", None)]
     models[0].attention = nn.ModuleList(plains)
-    for last, half in ((False, False), (True, False), (True, True)):  # `dl.fit` trains as in the second
+    formats = ((False, False), (True, False), (True, True))  # `dl.fit` trains as in the second
+    for last, half in formats if has_bf16() else formats[:2]:
         if last:
             images = images.contiguous(memory_format=torch.channels_last)
             models = [model.to(memory_format=torch.channels_last) for model in models]
@@ -297,10 +304,8 @@ def hacnn() -> list[Row]:
     plain, last, half = (dl.create_model("hacnn") for _ in range(3))
     last, half = (model.to(memory_format=torch.channels_last) for model in (last, half))
     steps = training_step(plain, images), training_step(last, across), training_step(half, across, half=True)
-    return [
-        compare("HA-CNN training step, batch 32: channels_last", steps[0], steps[1]),
-        compare("  and bfloat16", steps[0], steps[2]),
-    ]
+    rows = [compare("HA-CNN training step, batch 32: channels_last", steps[0], steps[1])]
+    return [*rows, compare("  and bfloat16", steps[0], steps[2])] if has_bf16() else rows
 
 
 # --- Training: the engine's steps, and what a checkpoint costs ---
@@ -309,6 +314,8 @@ def hacnn() -> list[Row]:
 def training() -> list[Row]:
     """A training step of each model as `dl.fit` takes it, in float32 and in bfloat16; images/s is batch / seconds."""
     rows = []
+    if not has_bf16():
+        return rows
     for name, size, batch in (
         ("dcal_deit_tiny_patch16_224", (256, 128), 16), ("rga_resnet50", (256, 128), 8), ("hacnn", (160, 64), 32)
     ):  # fmt: skip
@@ -471,6 +478,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     rows = [row for name in options.names or BENCHES for row in BENCHES[name]()]
     print(table(rows))
+    if not has_bf16():
+        print("This processor has no instructions for bfloat16: the comparisons with it are left out.")
     if options.output:
         write_json(options.output, report(rows))
 

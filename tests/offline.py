@@ -1,9 +1,5 @@
-"""Check a built site: no page asks another host for anything.
+"""Check a built site: no page asks another host for anything. A part of `make book`."""
 
-`python tests/offline.py _build/html` is a part of `make book`.
-"""
-
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,17 +24,9 @@ def foreign_requests(html: str) -> list[str]:
     return [address for address in Requests(html).addresses if address.startswith(("http:", "https:", "//"))]
 
 
-def main(folder: str) -> None:
-    pages = sorted(Path(folder).rglob("*.html"))
-    found = [(page, address) for page in pages for address in foreign_requests(page.read_text(encoding="utf-8"))]
-    for page, address in found:
-        print(f"{page}: asks another host for {address}", file=sys.stderr)
-    if found or not pages:
-        sys.exit(
-            f"{folder}: expected pages without requests to other hosts, got {len(pages)} pages, {len(found)} requests"
-        )
-    print(f"{folder}: {len(pages)} pages, none asks another host for anything")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def problems(folder: Path) -> list[str]:
+    """What is wrong with a built site: requests to other hosts, or no pages."""
+    pages = sorted(folder.rglob("*.html"))
+    found = [f"{page}: asks another host for {address}"
+             for page in pages for address in foreign_requests(page.read_text(encoding="utf-8"))]  # fmt: skip
+    return found if pages else [f"{folder}: expected pages, got none"]

@@ -18,6 +18,7 @@ BENCHES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for na
 @pytest.mark.parametrize("name", BENCHES)
 def test_stored_rows_are_those_of_the_benches(name, monkeypatch):
     names = []
+    monkeypatch.setattr(bench, "has_bf16", lambda: True)
     monkeypatch.setattr(bench, "compare", lambda row, plain, ours, **_: names.append(row))
     bench.BENCHES[name]()  # also asserts that both ways agree
     for path in FILES:
