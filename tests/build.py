@@ -7,11 +7,11 @@ the error. The next build runs it again, and no other.
 `python -m tests.build` is a part of `make book`.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,18 +43,16 @@ class Failure(NamedTuple):
 def main() -> int:
     """Build the book; return 1 if a cell failed, Sphinx complained or a page asks another host for something."""
     cache = get_cache(BUILD / ".jupyter_cache")
-    failures = run_all(cache, due(cache))
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or PyTorch's profiler writes into our lines
+    failures = asyncio.run(run_all(cache, due(cache)))
     book = [Path(sys.executable).parent / "jupyter-book", "build", ROOT, "-W", "-n", "--keep-going"]
     complaints = subprocess.run(book, check=False).returncode
     requests = offline.problems(BUILD / "html")
-    for problem in (*requests, *failures):
-        print(problem, file=sys.stderr)
+    said = [*requests, *failures, *(["Sphinx complained, see above"] if complaints else [])]
     if failures:
-        print(f"{len(failures)} of the book's notebooks failed; their pages show where. The next build runs them again.",
-              file=sys.stderr)  # fmt: skip
-    if complaints:
-        print("Sphinx complained: see above.", file=sys.stderr)
-    return int(bool(failures or complaints or requests))
+        said.append(f"{len(failures)} notebooks failed: their pages show the error, and the next build runs them again")
+    print(*said, sep="\n", file=sys.stderr)
+    return int(bool(said))
 
 
 def due(cache: JupyterCacheAbstract) -> list[str]:
@@ -75,44 +73,43 @@ def due(cache: JupyterCacheAbstract) -> list[str]:
     return pages
 
 
-def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure]:
-    """Run notebooks side by side, fill the cache, and return what failed."""
+async def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure]:
+    """Run notebooks side by side, fill the cache, and return what failed, in the book's order."""
     notebooks = {page: nbformat.read(ROOT / f"{page}.ipynb", as_version=4) for page in pages}
     sizes = {page: len(code_cells(notebook)) for page, notebook in notebooks.items()}
-    failures, done, start = [], 0, time.monotonic()
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST)) as pool:
-        runs = {pool.submit(run, page, notebook): page for page, notebook in notebooks.items()}
-        for number, future in enumerate(as_completed(runs), start=1):
-            page = runs[future]
-            seconds = future.result()
-            bundle = CacheBundleIn(notebooks[page], str(ROOT / f"{page}.ipynb"), data={"execution_seconds": seconds})
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            found = failure(page, notebooks[page])
-            failures += [found] if found else []
-            done += sizes[page]
-            left = (time.monotonic() - start) * (sum(sizes.values()) / done - 1)
-            print(f"notebook {number:2} of {len(runs)}, {seconds:3.0f} s: {page}{': FAILED' if found else ''}; "
-                  f"the rest takes about {left:.0f} s", flush=True)  # fmt: skip
+    room, failures, done, start = asyncio.Semaphore(min(os.cpu_count() or 1, MOST)), [], 0, time.monotonic()
+    runs = [run(page, notebook, room) for page, notebook in notebooks.items()]
+    for number, finished in enumerate(asyncio.as_completed(runs), start=1):
+        page, seconds = await finished
+        bundle = CacheBundleIn(notebooks[page], str(ROOT / f"{page}.ipynb"), data={"execution_seconds": seconds})
+        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        found = failure(page, notebooks[page])
+        failures += [found] if found else []
+        done += sizes[page]
+        left = (time.monotonic() - start) * (sum(sizes.values()) / done - 1)
+        print(f"notebook {number:2} of {len(runs)}, {seconds:3.0f} s: {page}{': FAILED' if found else ''}; "
+              f"the rest takes about {left:.0f} s", flush=True)  # fmt: skip
     return sorted(failures, key=lambda failure: PAGES.index(failure.page))
 
 
-def run(page: str, notebook: nbformat.NotebookNode) -> float:
-    """Run a notebook in place, to its end or to the first cell that fails, which then holds the error; its seconds."""
+async def run(page: str, notebook: nbformat.NotebookNode, room: asyncio.Semaphore) -> tuple[str, float]:
+    """Run a notebook to its end, or to the first cell that fails, which then holds the error; its page and seconds."""
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     timeout = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
     kernels = {"kernel_manager_class": warm_kernels.WarmKernelManager} if warm_kernels.AVAILABLE else {}
     place = {"metadata": {"path": str((ROOT / page).parent)}}
     client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources=place, **kernels)
-    start = time.monotonic()
-    try:
-        client.execute()
-    except (CellControlSignal, DeadKernelError) as error:
-        if not failure(page, notebook):  # a cell that takes too long, or whose kernel dies, has no output that says so
-            started = [cell for cell in code_cells(notebook) if cell.source.strip()][: client.code_cells_executed]
-            name, words = type(error).__name__, str(error)
-            started[-1].outputs.append(nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[words]))
-    return time.monotonic() - start
+    async with room:
+        start = time.monotonic()
+        try:
+            await client.async_execute()
+        except (CellControlSignal, DeadKernelError) as error:
+            if not failure(page, notebook):  # a cell that takes too long, or whose kernel dies, leaves no output
+                started = [cell for cell in code_cells(notebook) if cell.source.strip()][: client.code_cells_executed]
+                name, words = type(error).__name__, str(error)
+                started[-1].outputs.append(nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[words]))
+        return page, time.monotonic() - start
 
 
 def failure(page: str, notebook: nbformat.NotebookNode) -> Failure | None:
