@@ -78,7 +78,7 @@ async def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure
     notebooks = {page: nbformat.read(ROOT / f"{page}.ipynb", as_version=4) for page in pages}
     sizes = {page: len(code_cells(notebook)) for page, notebook in notebooks.items()}
     room, failures, done, start = asyncio.Semaphore(min(os.cpu_count() or 1, MOST)), [], 0, time.monotonic()
-    runs = [run(page, notebook, room) for page, notebook in notebooks.items()]
+    runs = [asyncio.create_task(run(page, notebook, room)) for page, notebook in notebooks.items()]  # in this order
     for number, finished in enumerate(asyncio.as_completed(runs), start=1):
         page, seconds = await finished
         bundle = CacheBundleIn(notebooks[page], str(ROOT / f"{page}.ipynb"), data={"execution_seconds": seconds})

@@ -13,7 +13,8 @@ from typing import Any
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "dcal_lite.explorers"]
+# Not matplotlib, which asks on import where it is to draw.
+PRELOADED = ["ipykernel.kernelapp", "pandas", "scipy.stats", "torch.utils.flop_counter", "dcal_lite"]
 AVAILABLE = sys.platform == "linux"
 
 
