@@ -231,6 +231,7 @@ notebook_launcher(lambda: dl.fit(recipe, output=folder, progress=False), num_pro
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("launcher", ["accelerate", pytest.param("notebook", marks=pytest.mark.slow)])
 def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
     recipe = whole_batches()
@@ -349,6 +350,7 @@ while True:
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kills", [4, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
     """kill -9 at random moments, also while a checkpoint is written: the same weights as the run nobody touched."""
@@ -381,6 +383,7 @@ sys.exit(main(["train", sys.argv[1], "--output", sys.argv[2]]))
 """
 
 
+@pytest.mark.posix
 def test_a_full_disk_costs_no_run(tmp_path):
     recipe = tiny_recipe(epochs=2, eval_every=0)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
