@@ -95,10 +95,10 @@ def _download(file: Download, path: Path) -> None:
                 failures.append(f"{url}: its checksum is not {file.checksum}")
             else:
                 return
-    raise ValueError(
-        f"{path.name} could not be fetched ({'; '.join(failures)}): run this command again, it goes on where it "
-        f"stopped; or get the file by hand and put it into {path.parent}"
-    )
+        raise ValueError(
+            f"{path.name} could not be fetched ({'; '.join(failures)}): run this command again, it goes on where it "
+            f"stopped; or get the file by hand and put it into {path.parent}"
+        )
 
 
 def _retrieve(url: str, path: Path, checksum: str) -> None:
