@@ -36,6 +36,7 @@ for path in [*run.folder.glob("*.yaml"), *run.folder.glob("*.json*")]:
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Windows' habits are forced on Linux only")
 def test_the_library_works_with_windows_habits(tmp_path):
     command = [sys.executable, "-X", "warn_default_encoding", "-c", AS_ON_WINDOWS, tmp_path]
     own = {"PYTHONPATH": str(ROOT), "DCAL_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
@@ -96,6 +97,13 @@ def test_reading_the_makefile_changes_nothing(make):
 
 @pytest.mark.posix
 def test_a_home_that_cannot_be_written_to_is_replaced(make):
-    show = "--eval=show: ; @echo $$HOME"
-    assert make(show, "show", HOME=str(make.folder)) == f"{make.folder}\n"
-    assert make(show, "show", HOME="/nonexistent") == f"{make.folder}/_build/home\n"
+    (make.folder / "show.mk").write_text("show: ; @echo $$HOME\n", encoding="utf-8")
+    show = "--file=Makefile", "--file=show.mk", "show"
+    assert make(*show, HOME=str(make.folder)) == f"{make.folder}\n"
+    assert make(*show, HOME="/nonexistent") == f"{make.folder}/_build/home\n"
+
+
+@pytest.mark.posix
+def test_targets_run_one_after_the_other(make):
+    (make.folder / "two.mk").write_text("a: ; @sleep 0.3; echo a\nb: ; @echo b\n", encoding="utf-8")
+    assert make("--jobs=4", "--file=Makefile", "--file=two.mk", "a", "b") == "a\nb\n"

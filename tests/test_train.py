@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import dcal_lite as dl
 from dcal_lite import optimisation
 from dcal_lite.optimisation import Objective
-from dcal_lite.train import _share_statistics
+from dcal_lite.train import _commit, _share_statistics
 
 TIMES = ("seconds", "images_per_second", "waiting")
 ROOT = str(Path(dl.__file__).parents[1])
@@ -407,6 +407,11 @@ def test_a_run_goes_on_that_was_started_before_a_setting_existed(tmp_path):
     saved = tmp_path / "recipe.yaml"
     saved.write_text(saved.read_text().replace("weighting: uncertainty\n", ""))
     dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
+
+
+def test_without_git_a_result_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    assert _commit() is None
 
 
 def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path):
