@@ -1,4 +1,4 @@
-"""Windows' habits, forced on Linux: `python -m pytest -p tests.windows` runs the tests so.
+"""Windows' habits, forced on Linux: `python -m pytest -p tests.windows -m "not posix and not slow"` runs the tests so.
 
 Of all callers only the library, the data's scripts and the tests meet these habits:
 
