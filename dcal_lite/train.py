@@ -89,7 +89,8 @@ def fit(
         weights: .safetensors file to start from, instead of timm's download.
         output: the run's folder; None takes `runs/` plus the recipe's name, dataset and digest.
         device: None takes the GPU where there is one; of several processes each its own.
-        workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`).
+        workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`). With workers, a
+            script on Windows or macOS must call `fit` under `if __name__ == "__main__":`, for each imports the script.
         save_minutes: longest time between two checkpoints, of which there is one after every epoch, too.
         compiled: compile the model (torch.compile): faster on a GPU after a slow start, other last digits.
         tracker: of accelerate's, as "tensorboard" (its package must be installed) or an object; gets each epoch's row.
@@ -323,8 +324,8 @@ class _Losses:
     """The losses of a step, on their way from the device."""
 
     def __init__(self, step: int, names: list[str], values: Tensor):
-        self.step, self.names, self.values = step, names, values.to("cpu", non_blocking=True)
-        self.there = torch.cuda.Event() if values.is_cuda else None
+        self.step, self.names, self.values = step, names, values.to("cpu", non_blocking=values.is_cuda)
+        self.there = torch.cuda.Event() if values.is_cuda else None  # elsewhere, the values are there already
         if self.there:
             self.there.record()
 

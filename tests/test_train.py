@@ -179,6 +179,7 @@ def assert_equal_losses(rows, others):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.posix
 def test_two_processes_do_what_one_does(pairs, tmp_path):
     """Without pairs, the same as one process with whole batches; with them, as one that computes batches in halves."""
     recipe = tiny_recipe("dcal-reid", epochs=1) if pairs else whole_batches()
