@@ -8,10 +8,21 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 READY := $(VENV)/ready
 
-# An environment that was copied, moved or broken is none: it does not find this library.
-ifneq ($(shell (test -x $(PY) && $(PY) -I -c 'from importlib.util import find_spec; print(find_spec("dcal_lite").origin)') 2>&1),$(CURDIR)/dcal_lite/__init__.py)
-$(shell rm -f $(READY))
+# An environment that was copied, moved or broken is none: it does not find this library, and is made anew.
+FIND := from importlib.util import find_spec; from os.path import samefile; \
+	print(samefile(find_spec("dcal_lite").origin, "dcal_lite/__init__.py"))
+OURS := $(shell test -x $(PY) && $(PY) -I -c '$(FIND)' 2>/dev/null)
+ifneq ($(OURS),True)
+.PHONY: $(READY)
 endif
+
+# Programs keep files in the home folder; one that cannot be written to is replaced.
+ifeq ($(shell test -w "$$HOME" || echo no),no)
+export HOME := $(CURDIR)/_build/home
+endif
+
+# With -j, too, one target after the other: they share the environment and _build, and use several cores themselves.
+.NOTPARALLEL:
 
 # Keep compiled modules: without them every kernel and every test process compiles PyTorch again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,7 +47,7 @@ setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.
 # The stamp is written last: an interrupted set-up leaves none, and the next one starts from nothing.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
-	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
+	$(if $(filter True,$(OURS)),test -f $@ ||) $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
 	$(PY) -m uv pip sync --python $(PY) requirements.lock
@@ -111,13 +122,13 @@ colab-check: $(READY)  ## check that installing the library on Colab moves nothi
 	$(PY) tests/colab.py
 
 colab:  ## do that, and run every notebook, in Colab's own image (needs Docker; the image is large)
-	docker run --rm --volume $(CURDIR):/content/dcal --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
+	docker run --rm --volume "$(CURDIR):/content/dcal" --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
 
 links: $(READY) _build/library  ## ask every address in the book whether it still answers
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
 release: $(READY)  ## let the pages and the notebooks' first cells name the version's tag (TAG=v1.0.0); commit, then tag
-	sed -i 's/^  branch: [^ ]*/  branch: $(TAG)/' _config.yml
+	sed -i.old 's/^  branch: [^ ]*/  branch: $(TAG)/' _config.yml && rm _config.yml.old
 	$(MAKE) --no-print-directory fmt
 
 .PHONY: tagged

@@ -1,8 +1,6 @@
 """Getting the files of a dataset: checksums, mirrors, downloads that go on where they stopped, safe unpacking."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
 from time import sleep
@@ -86,7 +84,7 @@ def _download(file: Download, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     failures = []
-    with _alone(path):
+    with locked(path):
         for url in file.urls:
             try:
                 _retrieve(url, path, file.checksum)
@@ -97,19 +95,10 @@ def _download(file: Download, path: Path) -> None:
                 failures.append(f"{url}: its checksum is not {file.checksum}")
             else:
                 return
-    raise ValueError(
-        f"{path.name} could not be fetched ({'; '.join(failures)}): run this command again, it goes on where it "
-        f"stopped; or get the file by hand and put it into {path.parent}"
-    )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from fetching the same file; an empty hidden file is left behind."""
-    lock = path.with_name(f".{path.name}.lock")
-    lock.touch()
-    with locked(lock):
-        yield
+        raise ValueError(
+            f"{path.name} could not be fetched ({'; '.join(failures)}): run this command again, it goes on where it "
+            f"stopped; or get the file by hand and put it into {path.parent}"
+        )
 
 
 def _retrieve(url: str, path: Path, checksum: str) -> None:

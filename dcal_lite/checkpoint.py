@@ -35,18 +35,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Write to the disk what the system still keeps of a file in memory."""
+    with path.open("r+b") as file:  # on Windows, a file that is only read cannot be flushed
+        os.fsync(file.fileno())
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; the bytes are the same on every system."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -90,7 +90,8 @@ def fit(
         weights: .safetensors file to start from, instead of timm's download.
         output: the run's folder; None takes `runs/` plus the recipe's name, dataset and digest.
         device: None takes the GPU where there is one; of several processes each its own.
-        workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`).
+        workers: processes that read images, or 0: all images stay in memory; None decides (`Batches`). With workers, a
+            script on Windows or macOS must call `fit` under `if __name__ == "__main__":`, for each imports the script.
         save_minutes: longest time between two checkpoints, of which there is one after every epoch, too.
         compiled: compile the model (torch.compile): faster on a GPU after a slow start, other last digits.
         tracker: of accelerate's, as "tensorboard" (its package must be installed) or an object; gets each epoch's row.
@@ -227,7 +228,7 @@ class Trainer:
         batches = self.batches()
         self.model.train()
         images = self.images([share for batch in batches[self.step :] for share in self._shares(batch).values()])
-        saved = last = time.monotonic()
+        saved = last = time.perf_counter()
         losses = None
         bar = tqdm(desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}", initial=self.step, total=len(batches),
                    unit="batch", disable=not self.progress)  # fmt: skip
@@ -236,14 +237,14 @@ class Trainer:
                 losses, before = self._try(batch, images, len(batches)), losses
                 self._look(before)  # one step late, so that a GPU always has work
                 self.step += 1
-                due = time.monotonic() - saved > 60 * self.save_minutes
+                due = time.perf_counter() - saved > 60 * self.save_minutes
                 if due or self.step == len(batches):
                     losses = self._look(losses)
-                self._add("seconds", time.monotonic() - last)
-                last = time.monotonic()
+                self._add("seconds", time.perf_counter() - last)
+                last = time.perf_counter()
                 if due:
                     self.save()
-                    saved = time.monotonic()
+                    saved = time.perf_counter()
                 bar.update()
         self._finish(len(batches))
 
@@ -293,9 +294,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for i, share in shares.items():
-            started = time.monotonic()
+            started = time.perf_counter()
             decoded = next(images)
-            self._add("waiting", time.monotonic() - started)
+            self._add("waiting", time.perf_counter() - started)
             ready = i == max(shares)
             with nullcontext() if ready else self.accelerator.no_sync(self.objective):
                 losses = self._part(i, decoded, share)
@@ -339,8 +340,8 @@ class _Losses:
     """The losses of a step, on their way from the device."""
 
     def __init__(self, step: int, names: list[str], values: Tensor):
-        self.step, self.names, self.values = step, names, values.to("cpu", non_blocking=True)
-        self.there = torch.cuda.Event() if values.is_cuda else None
+        self.step, self.names, self.values = step, names, values.to("cpu", non_blocking=values.is_cuda)
+        self.there = torch.cuda.Event() if values.is_cuda else None  # elsewhere, the values are there already
         if self.there:
             self.there.record()
 
@@ -471,9 +472,9 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     try:
         git = ["git", "-C", str(here)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True).stdout.decode()
         status = [*git, "status", "--porcelain", ".", ":!zoo"]
-        changed = subprocess.run(status, capture_output=True, text=True, check=True)
+        changed = subprocess.run(status, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit[:12] + ("+" if changed.stdout.strip() else "")

@@ -1,5 +1,6 @@
 """What every test shares. The import hook comes first: it checks the shapes and types of all public signatures."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -24,12 +25,14 @@ torch.set_num_threads(1)  # pytest-xdist keeps the other cores busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests that need a GPU or a browser where there is none."""
+    """Skip the tests that need a GPU, a browser or POSIX where there is none."""
     reasons = {}
     if not torch.cuda.is_available():
         reasons["gpu"] = "needs a CUDA device, and this machine has none"
     if CHROMIUM is None:
         reasons["browser"] = "needs Chromium: `make browser` installs Debian's"
+    if os.name != "posix":
+        reasons["posix"] = "needs the signals, limits or process groups of POSIX"
     for item in items:
         for mark, reason in reasons.items():
             if item.get_closest_marker(mark):

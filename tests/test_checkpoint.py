@@ -1,5 +1,4 @@
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -94,7 +93,7 @@ def kill_and_load(folder, delay):
     while not list(folder.glob("epoch-*.pt")):
         time.sleep(0.01)
     time.sleep(delay)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     state = load_checkpoint(folder)["x"]
     assert (state == state[0]).all()

@@ -1,5 +1,7 @@
 """Batches of decoded images: the same from memory and from worker processes."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,18 @@ def split():
     return dl.load_dataset("promenade", train=3, test=2, strangers=0)["train"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_hold_the_images_asked_for(split, workers):
+@pytest.fixture
+def start(request):
+    """How processes are started meanwhile: "spawn" is what macOS and Windows do; None changes nothing."""
+    usual = multiprocessing.get_start_method(allow_none=True)
+    if request.param:
+        multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(usual, force=True)
+
+
+@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, None), (1, "spawn")], indirect=["start"])
+def test_batches_hold_the_images_asked_for(split, workers, start):
     found = list(Batches(split, SIZE, CPU, workers=workers)(PLACES))
     assert len(found) == len(PLACES)
     for batch, places in zip(found, PLACES, strict=True):

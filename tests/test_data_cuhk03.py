@@ -88,7 +88,7 @@ def test_images_are_made_once_and_whole(folder, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         load(folder)
-    assert len(saved) == 5 and not [path for path in folder.iterdir() if "images_labeled" in path.name]
+    assert len(saved) == 5 and not list(folder.glob("*images_labeled*/"))
     monkeypatch.setattr(Image.Image, "save", save)
     assert len(load(folder)["train"]) == 24
 
@@ -155,7 +155,7 @@ def test_a_file_that_is_not_the_release_is_refused_in_one_line(folder, what):
     ) as error:
         load(folder)
     assert "\n" not in str(error.value)
-    assert not [path for path in folder.iterdir() if "images_labeled" in path.name]
+    assert not list(folder.glob("*images_labeled*/"))
     load(folder, "detected")
 
 

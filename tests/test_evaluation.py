@@ -214,10 +214,11 @@ def in_processes(rank, folder):
     for size in (3, 2):
         if rank < size:
             dist.init_process_group("gloo", f"file://{folder}/group{size}", rank=rank, world_size=size)
-            Path(folder, f"{size}-{rank}.json").write_text(json.dumps(all_scores()))
+            Path(folder, f"{size}-{rank}.json").write_text(json.dumps(all_scores()), encoding="utf-8")
             dist.destroy_process_group()
 
 
+@pytest.mark.posix
 def test_sharded_scores_equal_the_unsharded(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_QUERIES", metrics._QUERIES)  # is put back
     alone, images = all_scores()

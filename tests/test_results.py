@@ -55,7 +55,7 @@ def test_methods_are_compared_seed_by_seed():
 def test_a_file_that_is_no_result_is_named(tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text(content)
-    with pytest.raises(ValueError, match=r"run/result\.json is not the result of a run .*: remove it"):
+    with pytest.raises(ValueError, match=r"result\.json is not the result of a run .*: remove it"):
         dl.load_results(tmp_path)
 
 

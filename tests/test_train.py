@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import dcal_lite as dl
 from dcal_lite import optimisation
 from dcal_lite.optimisation import Objective
-from dcal_lite.train import _share_statistics
+from dcal_lite.train import _commit, _share_statistics
 
 TIMES = ("seconds", "images_per_second", "waiting")
 ROOT = str(Path(dl.__file__).parents[1])
@@ -179,6 +179,7 @@ def assert_equal_losses(rows, others):
 
 
 @pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.posix
 def test_two_processes_do_what_one_does(pairs, tmp_path):
     """Without pairs, the same as one process with whole batches; with them, as one that computes batches in halves."""
     recipe = tiny_recipe("dcal-reid", epochs=1) if pairs else whole_batches()
@@ -231,6 +232,7 @@ notebook_launcher(lambda: dl.fit(recipe, output=folder, progress=False), num_pro
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("launcher", ["accelerate", pytest.param("notebook", marks=pytest.mark.slow)])
 def test_accelerates_launchers_start_two_processes(launcher, tmp_path):
     recipe = whole_batches()
@@ -349,6 +351,7 @@ while True:
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("kills", [4, pytest.param(1000, marks=pytest.mark.slow)])
 def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
     """kill -9 at random moments, also while a checkpoint is written: the same weights as the run nobody touched."""
@@ -381,6 +384,7 @@ sys.exit(main(["train", sys.argv[1], "--output", sys.argv[2]]))
 """
 
 
+@pytest.mark.posix
 def test_a_full_disk_costs_no_run(tmp_path):
     recipe = tiny_recipe(epochs=2, eval_every=0)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
@@ -404,6 +408,11 @@ def test_a_run_goes_on_that_was_started_before_a_setting_existed(tmp_path):
     saved = tmp_path / "recipe.yaml"
     saved.write_text(saved.read_text().replace("weighting: uncertainty\n", ""))
     dl.fit(tiny_recipe(epochs=1), output=tmp_path, progress=False)
+
+
+def test_without_git_a_result_has_no_commit(monkeypatch):
+    monkeypatch.setenv("PATH", os.devnull)
+    assert _commit() is None
 
 
 def test_nan_names_the_step_and_keeps_the_checkpoint(tmp_path):

@@ -1,7 +1,6 @@
 """Finding the data's root, and unpacking archives: safely, once, whole or not at all."""
 
 import errno
-import fcntl
 import lzma
 import os
 import shutil
@@ -10,15 +9,16 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
-from dcal_lite.checkpoint import atomic_path
+from dcal_lite.checkpoint import atomic_path, flush
 
 _MAX_FILES = 1_000_000
 _MAX_BYTES = 64 * 2**30
@@ -83,16 +83,15 @@ def build(target: Path, write: Callable[[Path], None]) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with locked(target.parent):
+    with locked(target):
         if target.is_dir():
             return
         shutil.rmtree(part, ignore_errors=True)  # left by a run that was killed
         try:
             part.mkdir()
             write(part)
-            os.sync()  # one flush of everything instead of one for each of many small files
+            _flush_all(part)
             part.rename(target)
-            os.sync()
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -192,14 +191,27 @@ def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterabl
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, or of what a file stands for; the lock ends with the process."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def locked(target: Path) -> Iterator[None]:
+    """Keep other processes out while a file or folder is made, by a hidden file beside it.
+
+    The hidden file goes when the target has been made: a process that still waits finds the target, and one that comes
+    later, too. After a failure it stays, for these two would otherwise not wait for each other.
+    """
+    lock = target.with_name(f".{target.name}.lock")
+    with FileLock(lock):
         yield
-    finally:
-        os.close(handle)
+    with suppress(OSError):  # on Windows, a process that waits keeps it
+        lock.unlink()
+
+
+def _flush_all(folder: Path) -> None:
+    """Write all files of a folder to the disk; Windows can do so only one by one, which takes longer."""
+    if hasattr(os, "sync"):
+        os.sync()
+    else:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                flush(path)
 
 
 def _extract(archive: Path, members: dict[str, _Entry], progress: bool, folder: Path) -> None:

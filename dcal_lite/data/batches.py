@@ -53,7 +53,7 @@ class Batches:
         places = [batch.tolist() for batch in batches]
         loader = DataLoader(_Files(self), batch_sampler=places, num_workers=self.workers, pin_memory=pinned)
         for batch in loader:
-            yield batch.to(self.device, non_blocking=True)
+            yield batch.to(self.device, non_blocking=pinned)
 
 
 class _Files(Dataset):

@@ -12,7 +12,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatch
+from contextlib import suppress
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
@@ -64,7 +64,7 @@ def cached(
     path.parent.mkdir(parents=True, exist_ok=True)
     array = _open(path, shape)
     if array is None:
-        with locked(path.parent):
+        with locked(path):
             array = _open(path, shape)  # another process may have been faster
             if array is None:
                 _remove_superseded(path)
@@ -122,8 +122,9 @@ def _write(path: Path, shape: tuple[int, ...], images: Iterable[np.ndarray]) -> 
 
 
 def _remove_superseded(path: Path) -> None:
-    """Delete files of the same images in another state, and what killed processes left; the folder is locked."""
+    """Delete files of the same images in another state, and what killed processes left of them; `path` is locked."""
     same = path.name.rpartition("-")[0]
     for old in path.parent.iterdir():
-        if old.name.startswith(f"{same}-") or fnmatch(old.name, ".*.npy.*.tmp"):
-            old.unlink()
+        if old.name.startswith(f"{same}-") or (old.name.startswith(f".{same}-") and old.suffix == ".tmp"):
+            with suppress(PermissionError):  # on Windows, another run has it open: a later run will delete it
+                old.unlink()
