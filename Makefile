@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 JOBS   ?= 2
+THREADS ?= 1
 PORT   ?= 8000
 
 VENV  := .venv
@@ -72,18 +73,37 @@ _build/library: $(READY) $(LIBRARY)
 	rm -rf _build/.jupyter_cache _build/.doctrees
 	@mkdir -p $(@D) && touch $@
 
-# Several processes with one thread each are faster than one process with many.
-book pages test test-all notebooks: export OMP_NUM_THREADS := 1
+# Several processes with one thread each are faster than one process with many. Threads that wait leave the cores alone.
+book pages tests test-all notebooks: export OMP_NUM_THREADS := $(THREADS)
+book pages tests test-all notebooks: export OMP_WAIT_POLICY := passive
 
-test: $(READY)  ## run the tests, then every notebook (minutes)
+# Processors round differently. With ISA=avx2 PyTorch and oneDNN compute as on one that has AVX2 and no more, as most
+# laptops and AMD's processors before Zen 4; with ISA=default as on one without it.
+ONEDNN-avx2    := AVX2
+ONEDNN-default := SSE41
+ifdef ISA
+export ATEN_CPU_CAPABILITY := $(ISA)
+export ONEDNN_MAX_CPU_ISA  := $(or $(ONEDNN-$(ISA)),$(error ISA=avx2 or ISA=default expected, got ISA=$(ISA)))
+endif
+
+test: tests notebooks  ## run the tests, then every notebook (minutes)
+
+.PHONY: tests notebooks elsewhere
+tests: $(READY)
 	$(PY) -m pytest -n $(JOBS)
-	$(MAKE) --no-print-directory notebooks
 
-test-all: $(READY)  ## run the slow tests too
+test-all: $(READY)  ## run the slow tests too, then all as on other processors and with more threads (hours)
 	$(PY) -m pytest -n $(JOBS) -m "" --hypothesis-profile=default
-	$(MAKE) --no-print-directory notebooks
+	$(MAKE) --no-print-directory notebooks elsewhere
 
-.PHONY: notebooks
+elsewhere: $(READY)
+	$(MAKE) --no-print-directory test ISA=avx2
+	$(MAKE) --no-print-directory test ISA=default
+	$(MAKE) --no-print-directory test ISA=avx2 THREADS=2
+	$(MAKE) --no-print-directory test ISA=default THREADS=2
+	$(MAKE) --no-print-directory test THREADS=2
+	$(MAKE) --no-print-directory test THREADS=4
+
 notebooks: $(READY)
 	$(PY) -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 600 book
 

@@ -21,7 +21,7 @@ CHROMIUM = shutil.which("chromium")
 
 settings.register_profile("repeatable", derandomize=True)  # `make test-all` takes hypothesis' own, random one
 settings.load_profile("repeatable")
-torch.set_num_threads(1)  # pytest-xdist keeps the other cores busy
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # pytest-xdist keeps the other cores busy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

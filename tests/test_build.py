@@ -33,6 +33,7 @@ def book(tmp_path, monkeypatch):
     return get_cache(tmp_path / "_build" / ".jupyter_cache")
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("warm", [False, pytest.param(True, marks=pytest.mark.skipif(
     not warm_kernels.AVAILABLE, reason="forks kernels on Linux only"))])  # fmt: skip
 def test_every_notebook_runs_and_what_failed_is_named_and_runs_again(book, warm, monkeypatch, capsys, tmp_path):
