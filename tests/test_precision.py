@@ -2,7 +2,9 @@
 
 import os
 import platform
+from itertools import accumulate, cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ def knows(monkeypatch):
 
     def only(*formats):
         monkeypatch.setattr(precision, "has_instructions", lambda kind, device: kind in formats)
+        monkeypatch.setattr(precision, "bf16_gain", lambda: 1.5)
 
     return only
 
@@ -50,6 +53,19 @@ def test_the_processor_is_asked():
 def test_what_is_chosen(asked, device, formats, chosen, knows):
     knows(*formats)
     assert choose_precision(asked, device) == chosen
+
+
+def test_instructions_that_are_slow_are_left_alone(knows, monkeypatch):
+    knows("bf16")
+    monkeypatch.setattr(precision, "bf16_gain", lambda: 0.5)
+    assert choose_precision("auto", CPU) == "fp32"
+    assert choose_precision("auto", CUDA) == choose_precision("bf16", CPU) == "bf16"
+
+
+def test_the_gain_is_seconds_in_float32_over_seconds_in_bfloat16(monkeypatch):
+    clock = accumulate(cycle([0, 6, 0, 3])).__next__  # a product in float32 takes 6 s, one in bfloat16 3 s
+    monkeypatch.setattr(precision, "time", SimpleNamespace(process_time=clock))
+    assert precision.bf16_gain.__wrapped__() == 2
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp16"])
