@@ -44,7 +44,7 @@ help:  ## list the targets
 setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.lock says
 
 # The stamp is written last: an interrupted set-up leaves none, and the next one starts from nothing.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml $(filter tests/%,$(OPTIONS-$(NAME)))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	test -f $@ || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
