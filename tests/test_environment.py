@@ -142,7 +142,11 @@ def test_checks_run_on_the_oldest_and_on_colabs_python():
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("colab", ["--constraints", "tests/colab-2026-08.txt"]), ("floors", ["lowest-direct"]), ("newest", ["torch>=0.dev0"])],
+    [
+        ("colab", ["--constraints", f"tests/{FROZEN.name}"]),
+        ("floors", ["lowest-direct"]),
+        ("newest", ["torch>=0.dev0"]),
+    ],
 )
 def test_other_versions_are_tested_each_week_in_an_environment_of_their_own(name, wanted):
     command = ["make", "--dry-run", "--always-make", f"{name}-test"]
