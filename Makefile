@@ -9,6 +9,16 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 READY := $(VENV)/ready
 
+# The packages of .venv-NAME are resolved from pyproject.toml with OPTIONS-NAME and the requirements MORE-NAME. nbgrader
+# is not for Colab: it needs a newer IPython. uv takes pre-releases of those packages only that a requirement names so.
+OPTIONS-colab  := --constraints tests/colab-2026-08.txt --extra data --extra notebooks --extra book --extra dev
+OPTIONS-floors := --all-extras --resolution lowest-direct
+OPTIONS-newest := --all-extras
+MORE-newest    := 'torch>=0.dev0' 'torchvision>=0.dev0' 'timm>=0.dev0'
+
+NAME     := $(VENV:.venv-%=%)
+PACKAGES := $(if $(OPTIONS-$(NAME)),$(VENV)/requirements.txt,requirements.lock)
+
 # An environment that was copied, moved or broken is none: it does not find this library, and is made anew.
 FIND := from importlib.util import find_spec; from os.path import samefile; \
 	print(samefile(find_spec("dcal_lite").origin, "dcal_lite/__init__.py"))
@@ -46,12 +56,14 @@ help:  ## list the targets
 setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.lock says
 
 # The stamp is written last: an interrupted set-up leaves none, and the next one starts from nothing.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml $(filter tests/%,$(OPTIONS-$(NAME)))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(if $(filter True,$(OURS)),test -f $@ ||) $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
-	$(PY) -m uv pip sync --python $(PY) requirements.lock
+	$(if $(OPTIONS-$(NAME)),printf '%s\n' $(MORE-$(NAME)) | $(PY) -m uv pip compile --quiet --python $(PY) \
+		$(OPTIONS-$(NAME)) --output-file $(PACKAGES) pyproject.toml -)
+	$(PY) -m uv pip sync --python $(PY) $(PACKAGES)
 	$(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -138,6 +150,14 @@ pdf: pages browser  ## print the book into _build/book.pdf, to be annotated
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book
 
+colab-test:  ## run the tests and every notebook with Colab's versions, in .venv-colab
+floors-test:  ## do that with the oldest versions that pyproject.toml allows, in .venv-floors
+newest-test:  ## do that with today's newest, in .venv-newest; pre-releases of PyTorch and timm, too
+
+colab-test floors-test newest-test:
+	$(if $(filter newest-%,$@),rm -f .venv-newest/ready)
+	$(MAKE) --no-print-directory test VENV=.venv-$(@:-test=)
+
 colab-check: $(READY)  ## check that installing the library on Colab moves nothing that is there
 	$(PY) tests/colab.py
 
@@ -175,6 +195,6 @@ grade: $(READY)  ## grade STUDENT/psN.ipynb in a folder: marks and feedback (SUB
 formgrader: $(READY)  ## grade the explanations by hand: JupyterLab, menu Nbgrader, Formgrader
 	cd book/assignments && ../../$(PY) -m jupyterlab --notebook-dir ../..
 
-clean:  ## remove the built book and all caches; .venv stays
+clean:  ## remove the built book and all caches; environments stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -91,7 +91,7 @@ def _neighbours(features: Tensor, queries: int, k: int) -> tuple[np.ndarray, Ten
         count = len(final[rows])
         final[rows] = block[:count, queries:] / largest[rows][:count, None]
         block.diagonal(start).fill_(-1)  # rounding and copies of the image must not come before it
-        nearest[rows] = _smallest(block, nearest.shape[1]).cpu()
+        nearest[rows] = _smallest(block, nearest.shape[1]).numpy(force=True)
     return nearest, largest, final
 
 

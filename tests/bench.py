@@ -81,7 +81,7 @@ def peak_memory(function: Callable[[], object]) -> float:
     """Most memory that the tensors and arrays of `function` take at once, in MiB; its inputs don't count."""
     with tempfile.TemporaryDirectory() as folder:
         tracemalloc.start()  # sees NumPy's arrays
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:  # sees tensors
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:  # sees tensors
             function()
         arrays = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -11,14 +11,18 @@ import nbformat
 import pytest
 import torch
 import yaml
-from nbgrader.utils import determine_grade, is_grade, is_solution
 
-from book.assignments.__main__ import adopt, build, grade, submissions
-from book.assignments.judging import check_own_code, grade_id, inert_html, judge, merge
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.variants import CHOICES, draw, render
 from book.assignments.worker import pack, python, unpack
 from tests.notebooks import PAGES, ROOT
+
+pytest.importorskip("nbgrader", reason="needs nbgrader, which is not installed (it is not for Colab)")
+
+from nbgrader.utils import determine_grade, is_grade, is_solution
+
+from book.assignments.__main__ import adopt, build, grade, submissions
+from book.assignments.judging import check_own_code, grade_id, inert_html, judge, merge
 
 NAMES = sorted(CHOICES)
 try:

@@ -31,7 +31,7 @@ def test_memory_equals_what_a_forward_pass_leaves(name):
     recipe = dl.load_recipe(name, preset="toy")
     model = dl.create_model(recipe.model, num_classes=50, img_size=recipe.img_size, **recipe.model_args).train()
     images, labels = torch.randn(4, 3, *recipe.img_size), torch.zeros(4, dtype=torch.long)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         output = model(images, labels)
     held = sum(e.nbytes() for e in record.profiler.kineto_results.events() if e.name() == "[memory]")
     assert _count(recipe, 50)[2] == pytest.approx(held / 4, rel=0.2)

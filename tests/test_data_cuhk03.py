@@ -125,7 +125,7 @@ def change(file, what):
     elif what == "six pairs":
         references = file["labeled"][()]
         del file["labeled"]
-        file["labeled"] = np.concatenate([references, references[:, :1]], axis=1)
+        file["labeled"] = np.concatenate([references, references[:, :1]], axis=1, dtype=references.dtype)
     elif what == "a null reference":
         people[0, 0] = h5py.Reference()
     elif what == "people by images":

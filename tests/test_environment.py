@@ -1,6 +1,8 @@
 """The environment's files say the same; what runs elsewhere, on Colab and on GitHub, fits them."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -116,7 +118,7 @@ def test_ci_calls_targets_that_exist():
 def test_workflows_call_targets_that_exist(job):
     for command in commands(job):
         program, *arguments = command.split()
-        assert program in ("make", ".ci/run", "sudo", "python")
+        assert program in ("make", ".ci/run", "sudo", "python", "gh")
         assert program != "make" or set(arguments) <= TARGETS
         assert program != "python" or " ".join(arguments).startswith(PYTHON)
     assert job["timeout-minutes"] <= 120
@@ -131,7 +133,8 @@ def test_workflows_use_only_pinned_actions_of_github(job):
 def test_workflows_have_the_least_permissions():
     assert all(workflow["permissions"] == {"contents": "read"} for workflow in WORKFLOWS.values())
     assert {name: job["permissions"] for name, job in JOBS.items() if "permissions" in job} == {
-        "pages-deploy": {"pages": "write", "id-token": "write"}
+        "pages-deploy": {"pages": "write", "id-token": "write"},
+        "newest-report": {"issues": "write"},
     }
 
 
@@ -143,9 +146,42 @@ def test_the_library_is_tested_on_other_systems():
     assert left_out and all((ROOT / path).is_file() for path in left_out)
 
 
+OLDEST = PROJECT["requires-python"].removeprefix(">=")
+COLABS = re.search(r"Python (\d+\.\d+)", FROZEN.read_text())[1]
+
+
 def test_checks_run_on_the_oldest_and_on_colabs_python():
-    versions = WORKFLOWS["check"]["jobs"]["check"]["strategy"]["matrix"]["python"]
-    assert versions == [
-        PROJECT["requires-python"].removeprefix(">="),
-        re.search(r"Python (\d+\.\d+)", FROZEN.read_text())[1],
-    ]
+    assert WORKFLOWS["check"]["jobs"]["check"]["strategy"]["matrix"]["python"] == [OLDEST, COLABS]
+    (python,) = [step["with"]["python-version"] for step in JOBS["weekly-make"]["steps"] if "with" in step]
+    assert python == f"${{{{ matrix.target == 'colab-test' && '{COLABS}' || '{OLDEST}' }}}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("colab", ["--constraints", f"tests/{FROZEN.name}"]),
+        ("floors", ["lowest-direct"]),
+        ("newest", ["torch>=0.dev0"]),
+    ],
+)
+def test_other_versions_are_tested_each_week_in_an_environment_of_their_own(name, wanted):
+    command = ["make", "--dry-run", "--always-make", f"{name}-test"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    (resolved,) = {line for line in lines if "pip compile" in line}
+    assert set(wanted) <= set(resolved.replace("'", "").split())
+    runs = [line for line in lines if line.startswith(f".venv-{name}/bin/python -m pytest")]
+    assert [run.endswith(" book") for run in runs] == [False, True]
+    assert f"make {name}-test" in [command for job in JOBS.values() for command in commands(job)]
+
+
+@pytest.mark.parametrize("found", ["", "an/issue"])
+def test_a_failure_with_the_newest_opens_one_issue(found, tmp_path):
+    """A stub of GitHub's command finds the open issues that it is told of, and notes what it is asked for."""
+    (step,) = JOBS["newest-report"]["steps"]
+    stub = tmp_path / "gh"
+    stub.write_text('#!/bin/sh\necho "$2 $4" >>"$0.log"; test "$2" = create || printf "$FOUND"\n')
+    stub.chmod(0o755)
+    more = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "FOUND": found, "TITLE": "a title", "RUN": "an address"}
+    subprocess.run(["bash", "-e", "-c", step["run"]], env=os.environ | more, check=True)
+    asked = (tmp_path / "gh.log").read_text().splitlines()
+    assert asked == ['list in:title "a title"'] + ([] if found else ["create a title"])
