@@ -11,7 +11,7 @@ READY := $(VENV)/ready
 
 # The packages of .venv-NAME are resolved from pyproject.toml with OPTIONS-NAME and the requirements MORE-NAME. nbgrader
 # is not for Colab: it needs a newer IPython. uv takes pre-releases of those packages only that a requirement names so.
-OPTIONS-colab  := --constraints tests/colab-2026-08.txt --extra data --extra notebooks --extra book --extra dev
+OPTIONS-colab  := --constraints book/tools/colab-2026-08.txt --extra data --extra notebooks --extra book --extra dev
 OPTIONS-floors := --all-extras --resolution lowest-direct
 OPTIONS-newest := --all-extras
 MORE-newest    := 'torch>=0.dev0' 'torchvision>=0.dev0' 'timm>=0.dev0'
@@ -56,7 +56,7 @@ help:  ## list the targets
 setup: $(READY)  ## make the virtual environment .venv, exactly as requirements.lock says
 
 # The stamp is written last: an interrupted set-up leaves none, and the next one starts from nothing.
-$(READY): requirements.lock pyproject.toml $(filter tests/%,$(OPTIONS-$(NAME)))
+$(READY): requirements.lock pyproject.toml $(filter book/tools/%,$(OPTIONS-$(NAME)))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(if $(filter True,$(OURS)),test -f $@ ||) $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
@@ -73,12 +73,12 @@ lock: $(READY)  ## bring requirements.lock up to date with pyproject.toml (add U
 
 book: $(READY) _build/library  ## run every chapter and build the book into _build/html
 	rm -rf _build/html _build/.doctrees
-	$(PY) -m tests.build
+	$(PY) -m book.tools.build
 
 # Builds what changed since the last time.
 .PHONY: pages
 pages: $(READY) _build/library
-	$(PY) -m tests.build
+	$(PY) -m book.tools.build
 
 # Neither the cache of executed notebooks nor that of pages sees a change of the library or of a package.
 _build/library: $(READY) $(LIBRARY)
@@ -125,13 +125,13 @@ lint: $(READY)  ## check style, formatting, and that notebooks are stored withou
 	$(if $(NOTEBOOKS),$(STRIP) --verify $(NOTEBOOKS))
 
 fmt: $(READY)  ## put all this right: formatting, notebooks' first cells, outputs
-	$(PY) tests/notebooks.py
+	$(PY) book/tools/notebooks.py
 	$(if $(NOTEBOOKS),$(STRIP) $(NOTEBOOKS))
 	$(PY) -m ruff check --fix-only
 	$(PY) -m ruff format
 
 record: $(READY)  ## run notebooks and store the outputs that `make test` compares (NOTEBOOKS=path)
-	$(PY) tests/notebooks.py
+	$(PY) book/tools/notebooks.py
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 	$(MAKE) --no-print-directory fmt
 
@@ -142,10 +142,10 @@ sandbox:  ## install Debian's bubblewrap, in which submissions are graded
 	command -v bwrap || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends bubblewrap; }
 
 serve: pages  ## build the book, serve it at http://127.0.0.1:8000 (PORT=8000), reload what is changed
-	$(PY) tests/serve.py $(PORT)
+	$(PY) book/tools/serve.py $(PORT)
 
 pdf: pages browser  ## print the book into _build/book.pdf, to be annotated
-	$(PY) -m tests.pdf _build/html _build/book.pdf
+	$(PY) -m book.tools.pdf _build/html _build/book.pdf
 
 lab: $(READY)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab book
@@ -159,10 +159,10 @@ colab-test floors-test newest-test:
 	$(MAKE) --no-print-directory test VENV=.venv-$(@:-test=)
 
 colab-check: $(READY)  ## check that installing the library on Colab moves nothing that is there
-	$(PY) tests/colab.py
+	$(PY) book/tools/colab.py
 
 colab:  ## do that, and run every notebook, in Colab's own image (needs Docker; the image is large)
-	docker run --rm --volume "$(CURDIR):/content/dcal" --workdir /content/dcal --entrypoint bash $(COLAB) tests/colab.sh
+	docker run --rm --volume "$(CURDIR):/content/dcal" --workdir /content/dcal --entrypoint bash $(COLAB) book/tools/colab.sh
 
 links: $(READY) _build/library  ## ask every address in the book whether it still answers
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
@@ -176,7 +176,7 @@ tagged:
 	@grep -q '^  branch: $(TAG) ' _config.yml || { echo "before $(TAG) is set: make release TAG=$(TAG)"; exit 1; }
 
 bench: $(READY)  ## measure the library's ratios of speed and memory
-	$(PY) -m tests.bench
+	$(PY) -m book.tools.bench
 
 reproduce: $(READY)  ## train and evaluate a row of the papers' tables (ROW=hacnn-market1501 ARGS="preset=t4 --root data")
 	$(PY) -m dcal_lite reproduce $(ROW) $(ARGS)

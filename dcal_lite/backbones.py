@@ -191,7 +191,7 @@ def cross_attention(
 def attention_for(model: nn.Module, precision: str) -> Iterator[None]:
     """Let timm's attention layers compute, inside the `with`, in the way that is fast in "fp32", "bf16" or "fp16".
 
-    That is fused, but for bfloat16 on a CPU: there the fused kernel is slow, above all backwards (`tests.bench
+    That is fused, but for bfloat16 on a CPU: there the fused kernel is slow, above all backwards (`book.tools.bench
     training`), and softmax(Q K^T) V in plain products, which store the map, takes its place.
     """
     plain = precision == "bf16" and next(model.parameters()).device.type == "cpu"

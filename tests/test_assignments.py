@@ -15,7 +15,7 @@ import yaml
 from book.assignments.sandbox import AnswerError, Sandbox, isolation
 from book.assignments.variants import CHOICES, draw, render
 from book.assignments.worker import pack, python, unpack
-from tests.notebooks import PAGES, ROOT
+from book.tools.notebooks import PAGES, ROOT
 
 pytest.importorskip("nbgrader", reason="needs nbgrader, which is not installed (it is not for Colab)")
 

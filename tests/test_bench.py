@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests import bench
-from tests.notebooks import ROOT
+from book.tools import bench
+from book.tools.notebooks import ROOT
 
 FILES = sorted((ROOT / "book" / "results" / "bench").glob("*.json"))
 HEAVY = {"ranking", "reranking", "rga", "reading"}
@@ -24,7 +24,7 @@ def test_stored_rows_are_those_of_the_benches(name, monkeypatch):
     for path in FILES:
         stored = [row["name"] for row in json.loads(path.read_text())["rows"]]
         first = stored.index(names[0])
-        assert stored[first : first + len(names)] == names, f"{path.name}: run `python -m tests.bench --output` again"
+        assert stored[first : first + len(names)] == names, f"{path.name}: `make bench` has other rows, measure again"
 
 
 def test_stored_benchmarks_say_what_they_were_measured_on():

@@ -19,9 +19,9 @@ from papermill import inspect_notebook
 from scipy import stats
 
 import dcal_lite as dl
+from book.tools.notebooks import PAGES, PATHS, ROOT, code_cells, first_cell, is_compared
+from book.tools.offline import foreign_requests
 from dcal_lite.ledger import CLAIMS
-from tests.notebooks import PAGES, PATHS, ROOT, code_cells, first_cell, is_compared
-from tests.offline import foreign_requests
 
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 ADDRESS, BRANCH = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
@@ -119,6 +119,13 @@ def test_no_function_stands_in_two_notebooks():
     for path in PATHS:
         names.update({node.name for node in syntax(path) if isinstance(node, ast.FunctionDef)})
     assert [name for name, count in names.items() if count > 1] == []
+
+
+@notebooks
+def test_notebooks_import_nothing_of_the_tests(path):
+    modules = {node.module for node in syntax(path) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in syntax(path) if isinstance(node, ast.Import) for alias in node.names}
+    assert not {module for module in modules if module.split(".")[0] == "tests"}
 
 
 @notebooks

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from jupyter_cache import get_cache
 
-from tests import build, warm_kernels
+from book.tools import build, warm_kernels
 
 CELLS = {
     "good": ["1 + 1", "print('done')"],

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 import dcal_lite as dl
+from book.tools.plain import pwca_materialised
 from dcal_lite.backbones import cross_attention
 from dcal_lite.dcal import DCAL, GLCA, pair_order
-from tests.oracles import pwca_materialised, rollout_by_loops
+from tests.oracles import rollout_by_loops
 from tests.test_backbones import tiny
 
 

@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import dcal_lite as dl
-from tests.colab import FROZEN, resolve
+from book.tools.colab import FROZEN, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()

@@ -16,6 +16,7 @@ import torch
 from timm.models.resnet import Bottleneck, ResNet
 
 import dcal_lite as dl
+from book.tools.notebooks import ROOT
 from data_scripts.__main__ import main as data_scripts
 from dcal_lite import ledger
 from dcal_lite.__main__ import _parse, main
@@ -23,7 +24,6 @@ from dcal_lite.backbones import create_backbone
 from dcal_lite.data import official
 from dcal_lite.ledger import measured_rates
 from dcal_lite.train import Trainer
-from tests.notebooks import ROOT
 
 FILE = ROOT / ledger.CLAIMS
 LEDGER = dl.load_claims(FILE)

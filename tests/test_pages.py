@@ -11,8 +11,8 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from pypdf import PdfReader
 
+from book.tools.notebooks import PAGES
 from tests.conftest import ROOT
-from tests.notebooks import PAGES
 
 SITE = ROOT / "_build" / "html"
 PHONE, DESK = (390, "dark"), (1280, "light")
@@ -186,7 +186,9 @@ def test_a_chapter_prints_black_without_controls_and_with_its_solutions(visit, s
 
 def test_a_pdf_has_chapters_and_no_link_to_this_machine(tmp_path):
     pages, file = ["book/notation", "book/troubleshooting"], tmp_path / "book.pdf"
-    subprocess.run([sys.executable, "-m", "tests.pdf", SITE, file, *pages], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "book.tools.pdf", SITE, file, *pages], cwd=ROOT, check=True, capture_output=True
+    )
     reader = PdfReader(file)
     chapters = [entry for entry in reader.outline if not isinstance(entry, list)]
     assert [entry.title for entry in chapters] == ["Notation", "Troubleshooting"]

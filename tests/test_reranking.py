@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import reranked_distances
 from scipy.spatial.distance import cdist
 
 import dcal_lite as dl
+from book.tools.plain import reranked_distances
 from dcal_lite import reranking
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 

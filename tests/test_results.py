@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 
 import dcal_lite as dl
+from book.tools.notebooks import ROOT
 from dcal_lite import localisation
 from dcal_lite.data.promenade import TEST, Promenade, index_of
 from dcal_lite.recipe import load_recipe, parse_overrides
-from tests.notebooks import ROOT
 
 RESULTS = ROOT / "book" / "results"
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "runs").glob("*.json"))}

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import dcal_lite as dl
+from book.tools.plain import RGA_STAGES, AffinityRGA
 from dcal_lite.backbones import arrange_strides, create_resnet
 from dcal_lite.rga import RGA, RelationGate, ResNetRGA, from_official
-from tests.oracles import RGA_STAGES, AffinityRGA
 
 SMALL = (64, (16, 8))
 

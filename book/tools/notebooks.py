@@ -2,7 +2,7 @@
 
 Each notebook starts with the same code cell. Its text has its home here, the repository's address and branch in
 `_config.yml`.
-`python tests/notebooks.py`, a part of `make fmt`, brings all notebooks into this form.
+`python book/tools/notebooks.py`, a part of `make fmt`, brings all notebooks into this form.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 PATHS = sorted(path for path in (ROOT / "book").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)

@@ -1,6 +1,6 @@
 """Print the built book into one PDF that people can annotate: equations, figures and open solutions.
 
-`python -m tests.pdf _build/html _build/book.pdf` is a part of `make pdf`; names of pages may follow.
+`python -m book.tools.pdf _build/html _build/book.pdf` is a part of `make pdf`; names of pages may follow.
 """
 
 import shutil
@@ -11,8 +11,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from pypdf import PdfWriter
 
+from book.tools.notebooks import PAGES
 from dcal_lite.checkpoint import atomic_path
-from tests.notebooks import PAGES
 
 # On paper a link to another page would lead to a file of this machine.
 PLAIN = """document.querySelectorAll("a[href]").forEach((link) => {

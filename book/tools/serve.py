@@ -1,6 +1,6 @@
 """Serve the built book; when a source changes, build it anew and reload the pages that are open.
 
-`python tests/serve.py 8000` is a part of `make serve`.
+`python book/tools/serve.py 8000` is a part of `make serve`.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """Check that installing the library on Colab moves nothing that Colab brings.
 
-`python tests/colab.py` is a part of `make colab-check`.
+`python book/tools/colab.py` is a part of `make colab-check`.
 """
 
 import re
@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-FROZEN = ROOT / "tests" / "colab-2026-08.txt"
+ROOT = Path(__file__).resolve().parents[2]
+FROZEN = ROOT / "book" / "tools" / "colab-2026-08.txt"
 
 
 def resolve(more: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

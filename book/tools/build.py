@@ -4,7 +4,7 @@ Jupyter Book takes a notebook's outputs from its cache and runs what it does not
 the notebooks are run before, and put into that cache. A notebook with a failing cell is put there, too: its page shows
 the error. The next build runs it again, and no other.
 
-`python -m tests.build` is a part of `make book`.
+`python -m book.tools.build` is a part of `make book`.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
-from tests import offline, warm_kernels
-from tests.notebooks import PAGES, ROOT, code_cells
+from book.tools import offline, warm_kernels
+from book.tools.notebooks import PAGES, ROOT, code_cells
 
 BUILD = ROOT / "_build"
 MOST = 8  # kernels at a time: each may take two gigabytes

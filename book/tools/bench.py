@@ -31,6 +31,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 import dcal_lite as dl
+from book.tools.plain import RGA_STAGES, AffinityRGA, pwca_materialised, reranked_distances
 from dcal_lite.attention_rollout import row_chain
 from dcal_lite.backbones import attention_for, create_backbone
 from dcal_lite.checkpoint import write_json
@@ -41,7 +42,6 @@ from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
 from dcal_lite.precision import has_instructions
 from dcal_lite.rga import from_official
 from dcal_lite.train import Trainer, _commit
-from tests.oracles import RGA_STAGES, AffinityRGA, pwca_materialised, reranked_distances
 
 
 class Row(TypedDict):
