@@ -159,7 +159,7 @@ def test_checks_run_on_the_oldest_and_on_colabs_python():
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("colab", ["--constraints", f"tests/{FROZEN.name}"]),
+        ("colab", ["--constraints", str(FROZEN.relative_to(ROOT))]),
         ("floors", ["lowest-direct"]),
         ("newest", ["torch>=0.dev0"]),
     ],
