@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 
 def load_results(folder: str | Path, **where: Any) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def interval(values: Sequence[float]) -> Interval:
     mean = float(np.mean(values))
     if len(values) == 1:
         return Interval(mean, np.nan, np.nan)
-    half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    half = float(np.std(values, ddof=1) / len(values) ** 0.5 * stdtrit(len(values) - 1, 0.975))
     return Interval(mean, mean - half, mean + half)
 
 
