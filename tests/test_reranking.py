@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import reranked_distances
 from scipy.spatial.distance import cdist
 
 import dcal_lite as dl
 from dcal_lite import reranking
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
+from tests.oracles import reranked_distances
 
 
 def clusters(rng, queries=40, gallery=160, width=8, people=20, noise=1.5):
