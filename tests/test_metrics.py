@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import ranking_scores
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix
 
 from dcal_lite import metrics
@@ -22,6 +21,7 @@ from dcal_lite.metrics import (
     rank_metrics_from_distances,
     top1,
 )
+from tests.oracles import ranking_scores
 
 
 def world(rng, queries=23, gallery=61, identities=6, cameras=3):
