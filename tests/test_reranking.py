@@ -13,7 +13,6 @@ import dcal_lite as dl
 from book.tools.plain import reranked_distances
 from dcal_lite import reranking
 from dcal_lite.metrics import rank_metrics, rank_metrics_from_distances
-from tests.oracles import reranked_distances
 
 
 def clusters(rng, queries=40, gallery=160, width=8, people=20, noise=1.5):
