@@ -135,8 +135,10 @@ record: $(READY)  ## run notebooks and store the outputs that `make test` compar
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace $(NOTEBOOKS)
 	$(MAKE) --no-print-directory fmt
 
+# Fonts as wide as Arial, which readers have: with wider ones alone, formulas and the front page do not fit a phone.
 browser:  ## install Debian's Chromium, in which the interactive figures and the built pages are tested
-	command -v chromium || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends chromium; }
+	{ command -v chromium && fc-match Arial | grep --invert-match DejaVu; } || { $(ROOT) apt-get update && \
+		$(ROOT) apt-get install --yes --no-install-recommends chromium fonts-liberation; }
 
 sandbox:  ## install Debian's bubblewrap, in which submissions are graded
 	command -v bwrap || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends bubblewrap; }

@@ -55,8 +55,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """The format that a device computes in: "fp32", "bf16" or "fp16".
 
     Args:
-        precision: one of these, or "auto": bf16 where the device has instructions for it that make it faster
-            (`bf16_gain`), else fp16 on a GPU of CUDA and fp32 anywhere else.
+        precision: one of these, or "auto": bf16 where the device has instructions for it that
+            make it faster (`bf16_gain`), else fp16 on a GPU of CUDA and fp32 anywhere else.
         device: where the model is.
 
     Raises:
@@ -69,6 +69,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
         return "bf16" if fast else other
     if precision == "fp32" or has_instructions(precision, device):
         return precision
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this machine's {device.type.upper()}"
-    raise ValueError(f"{name} has no instructions for {precision}, in which it would be many times slower than in "
-                     f"{other}: set precision={other} or precision=auto")  # fmt: skip
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else f"this machine's {device.type.upper()}"
+    raise ValueError(f"{name} has no instructions for {precision}, in which it would be many times "
+                     f"slower than in {other}: set precision={other} or precision=auto")  # fmt: skip

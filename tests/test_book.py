@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import files, metadata
 from pathlib import Path
 
@@ -309,6 +310,8 @@ def made_up(row, preset, seeds, rng):
     experiment = dl.load_claims(ROOT / CLAIMS)[row]
     for seed in range(seeds):
         recipe = experiment.resolve(preset=preset, seed=seed)
+        if recipe.precision == "auto":  # what it became is part of a run
+            recipe = replace(recipe, precision="fp32")
         same = {key: getattr(recipe, key) for key in ("preset", "dataset", "seed", "digest")}
         scores = dict.fromkeys(("mAP", "rank1", "mAP_trapezoid"), rng.normal(0.5, 0.01))
         run = {"train_seconds": 60.0, "device": "x86_64 CPU", "threads": 1, "branches": ["sa"], "weights": None}

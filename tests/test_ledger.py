@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from types import SimpleNamespace
@@ -244,6 +245,8 @@ def test_bad_columns_and_ragged_lines_are_named(tmp_path):
 
 def result_of(experiment, **overrides):
     recipe = experiment.resolve(**overrides)
+    if recipe.precision == "auto":  # what it became is part of a run
+        recipe = replace(recipe, precision="fp32")
     fields = ("preset", "dataset", "seed", "digest")
     return {"recipe": recipe.name} | {field: getattr(recipe, field) for field in fields}
 
@@ -435,7 +438,7 @@ def test_the_command_line_tells_the_claims_and_takes_a_finished_run_up(miniature
         assert main(["reproduce", row, *few, *places, "--seeds", "3", "5"]) == 0
         shown = capsys.readouterr().out.splitlines()
         claims = [f"  {c.metric} {c.value} by the paper: {c.where}; seen, {c.source}" for c in LEDGER[row].claims]
-        assert shown[1:3] == claims and shown[3].startswith("preset paper, a run: 1 iterations, ")
+        assert shown[1:3] == claims and shown[3].startswith("preset paper, fp32, a run: 1 iterations, ")
         scores.append([json.loads(line.partition(" written to ")[0]) for line in shown if " written to " in line])
         results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"{row}-paper-*.json"))]
         assert sorted(result["seed"] for result in results) == [3, 5]

@@ -103,6 +103,6 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dcal_lite.train.fit", interrupt)
+    monkeypatch.setattr("dcal_lite.__main__.fit", interrupt)
     assert main(["train", "dcal-fgvc", "preset=smoke"]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
