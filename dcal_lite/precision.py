@@ -32,10 +32,10 @@ def has_instructions(precision: str, device: torch.device) -> bool:
 
 @cache
 def bf16_gain() -> float:
-    """How many times faster this processor multiplies matrices in bfloat16 than in float32; measured once, in 50 ms.
+    """How many times faster this processor multiplies matrices in bfloat16 than in float32.
 
-    Instructions alone do not decide. Of three processors that have them, one with matrix units (AMX) and one of AMD's
-    gained, and one of Intel's without AMX took twice as long in bfloat16.
+    It is measured once, in about 50 ms. Instructions alone do not decide: an AMD EPYC with them gains
+    (`book/results/bench`), and an Intel Xeon with them, but without AMX, takes twice as long.
     """
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     seconds: list[list[float]] = [[], []]
@@ -63,13 +63,15 @@ def choose_precision(precision: str, device: torch.device) -> str:
         ValueError: the device has no instructions for the format.
     """
     check_choice("precision", precision, PRECISIONS)
-    other = "fp16" if device.type == "cuda" else "fp32"
+    gpu = device.type == "cuda"
+    other = "fp16" if gpu else "fp32"
     if precision == "auto":
         fast = has_instructions("bf16", device) and (device.type != "cpu" or bf16_gain() > 1)
         return "bf16" if fast else other
     if precision == "fp32" or has_instructions(precision, device):
         return precision
-    gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if gpu else f"this machine's {device.type.upper()}"
-    raise ValueError(f"{name} has no instructions for {precision}, in which it would be many times "
-                     f"slower than in {other}: set precision={other} or precision=auto")  # fmt: skip
+    raise ValueError(
+        f"{name} has no instructions for {precision}, in which it would be many times slower than "
+        f"in {other}: set precision={other} or precision=auto"
+    )
