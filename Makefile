@@ -38,7 +38,7 @@ endif
 # Keep compiled modules: without them every kernel and every test process compiles PyTorch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-LIBRARY   := $(shell find dcal_lite $(wildcard data_scripts) -type f -not -name '*.pyc')
+LIBRARY   := $(shell find dcal_lite $(wildcard data_scripts book/tools/*.py) -type f -not -name '*.pyc')
 NOTEBOOKS := $(shell find book -name '*.ipynb' -not -path '*/.*')
 STRIP     := $(PY) -m nbstripout --keep-count --extra-keys "metadata.language_info.version"
 

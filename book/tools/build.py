@@ -51,7 +51,8 @@ def main() -> int:
     said = [*requests, *failures, *(["Sphinx complained, see above"] if complaints else [])]
     if failures:
         said.append(f"{len(failures)} notebooks failed: their pages show the error, and the next build runs them again")
-    print(*said, sep="\n", file=sys.stderr)
+    if said:
+        print(*said, sep="\n", file=sys.stderr)
     return int(bool(said))
 
 

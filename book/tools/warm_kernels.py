@@ -13,8 +13,9 @@ from typing import Any
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-# Not matplotlib, which asks on import where it is to draw.
-PRELOADED = ["ipykernel.kernelapp", "pandas", "scipy.stats", "torch.utils.flop_counter", "dcal_lite"]
+# What notebooks import, and what the program does that starts the kernels, for each fork imports its main module. Not
+# matplotlib, which asks on import where it is to draw.
+PRELOADED = ["ipykernel.kernelapp", "book.tools.build", "pandas", "scipy.stats", "dcal_lite"]
 AVAILABLE = sys.platform == "linux"
 
 
@@ -37,7 +38,7 @@ class _Forks(LocalProvisioner):
     async def launch_kernel(self, cmd: list[str], *, cwd: str, env: dict[str, str], **_: Any) -> dict[str, Any]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=_run_kernel, args=(cmd[cmd.index("-f") + 1], cwd, env), daemon=True)
+        process = context.Process(target=_run_kernel, args=(cmd[cmd.index("-f") + 1], cwd, env))
         process.start()
         self.process, self.pid = _AsPopen(process), process.pid
         return self.connection_info
