@@ -19,7 +19,7 @@ MORE-newest    := 'torch>=0.dev0' 'torchvision>=0.dev0' 'timm>=0.dev0'
 NAME     := $(VENV:.venv-%=%)
 PACKAGES := $(if $(OPTIONS-$(NAME)),$(VENV)/requirements.txt,requirements.lock)
 
-# An environment that was copied, moved or broken is none: it does not find this library, and is made anew.
+# A copied, moved or broken environment does not find this library. Make builds it anew.
 FIND := from importlib.util import find_spec; from os.path import samefile; \
 	print(samefile(find_spec("dcal_lite").origin, "dcal_lite/__init__.py"))
 OURS := $(shell test -x $(PY) && $(PY) -I -c '$(FIND)' 2>/dev/null)
@@ -32,7 +32,7 @@ ifeq ($(shell test -w "$$HOME" || echo no),no)
 export HOME := $(CURDIR)/_build/home
 endif
 
-# With -j, too, one target after the other: they share the environment and _build, and use several cores themselves.
+# Make runs one target after the other, also with -j: they share the environment and _build, and use several cores.
 .NOTPARALLEL:
 
 # Keep compiled modules: without them every kernel and every test process compiles PyTorch again.
@@ -48,7 +48,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock book test test-all lint fmt record browser sandbox serve pdf lab
-.PHONY: colab-check colab links release bench reproduce zoo assignments grade formgrader clean
+.PHONY: colab-check colab-test floors-test newest-test colab links release bench reproduce zoo assignments grade formgrader clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ $(READY): requirements.lock pyproject.toml $(filter book/tools/%,$(OPTIONS-$(NAM
 	$(if $(filter True,$(OURS)),test -f $@ ||) $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $@
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock | $(PY) -m pip install --no-deps --requirement /dev/stdin
-	$(if $(OPTIONS-$(NAME)),printf '%s\n' $(MORE-$(NAME)) | $(PY) -m uv pip compile --quiet --python $(PY) \
+	$(if $(OPTIONS-$(NAME)),printf '%s\n' $(MORE-$(NAME)) | $(PY) -m uv pip compile --quiet --upgrade --python $(PY) \
 		$(OPTIONS-$(NAME)) --output-file $(PACKAGES) pyproject.toml -)
 	$(PY) -m uv pip sync --python $(PY) $(PACKAGES)
 	$(PY) -m uv pip install --python $(PY) --no-deps --no-build-isolation --editable .
@@ -137,8 +137,8 @@ record: $(READY)  ## run notebooks and store the outputs that `make test` compar
 
 # Fonts as wide as Arial, which readers have: with wider ones alone, formulas and the front page do not fit a phone.
 browser:  ## install Debian's Chromium, in which the interactive figures and the built pages are tested
-	{ command -v chromium && fc-match Arial | grep --invert-match DejaVu; } || { $(ROOT) apt-get update && \
-		$(ROOT) apt-get install --yes --no-install-recommends chromium fonts-liberation; }
+	{ command -v chromium && { ! fc-match Arial | grep --quiet DejaVu || ! command -v apt-get; }; } || \
+		{ $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends chromium fonts-liberation; }
 
 sandbox:  ## install Debian's bubblewrap, in which submissions are graded
 	command -v bwrap || { $(ROOT) apt-get update && $(ROOT) apt-get install --yes --no-install-recommends bubblewrap; }

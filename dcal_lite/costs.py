@@ -14,6 +14,7 @@ from dcal_lite.backbones import checkpoint_blocks
 from dcal_lite.data import REAL, load_dataset
 from dcal_lite.data.official import COUNTS
 from dcal_lite.models import create_model
+from dcal_lite.precision import HALF
 from dcal_lite.recipe import Recipe
 
 # Operations per second without sparsity, as the makers' data sheets have them: in half precision, and in float32 as
@@ -68,7 +69,7 @@ def estimate(recipe: Recipe) -> Cost:
     flops, parameters, saved = _count(recipe, labels)
     state = 3 if recipe.optimizer == "sgd" else 4  # weight, gradient, one or two moments, float32
     # Recomputed blocks keep the norms' inputs: in float32.
-    halved = recipe.precision != "fp32" and not recipe.checkpoint_blocks
+    halved = recipe.precision in HALF and not recipe.checkpoint_blocks
     kept = saved * recipe.batch_size / recipe.accumulate * (0.5 if halved else 1.0)
     iterations = recipe.epochs * batches
     memory = 4.0 * state * parameters + kept

@@ -22,7 +22,7 @@ from dcal_lite.data import load_dataset
 from dcal_lite.errors import check_choice
 from dcal_lite.evaluation import evaluate
 from dcal_lite.models import load_model
-from dcal_lite.precision import HALF
+from dcal_lite.precision import PRECISIONS
 from dcal_lite.recipe import Recipe, as_word, list_recipes, load_recipe, parse_overrides
 from dcal_lite.train import fit, for_device, run_folder
 
@@ -120,7 +120,7 @@ class Experiment:
         if kind != (self.recipe, self.dataset, self.evaluation) or (changes and result["row"] != self.row):
             return None
         recipe = self.resolve(preset=result["preset"], seed=result["seed"], **changes)
-        outcomes = HALF.keys() | {"fp32"} if recipe.precision == "auto" else {recipe.precision}
+        outcomes = PRECISIONS[1:] if recipe.precision == "auto" else [recipe.precision]
         recipes = (replace(recipe, precision=precision) for precision in outcomes)
         return next((recipe for recipe in recipes if recipe.digest == result["digest"]), None)
 
@@ -252,7 +252,8 @@ def reproduce(
         options: of `fit`: weights, workers, save_minutes, compiled, tracker, progress.
 
     Returns:
-        The result's file, `<row>-<preset>-s<seed>.json`; with the recipe's digest in it where settings are changed.
+        The result's file, `<row>-<preset>-s<seed>.json`; with the recipe's digest in it where settings are changed,
+        else with the precision that "auto" became, unless it is bf16.
 
     Raises:
         ValueError: as in `Experiment.resolve` and `fit`.
@@ -270,7 +271,9 @@ def reproduce(
         result["scores"] = evaluate(model, dataset, progress=options.get("progress", True), **test.evaluation())
     changes = _changes(experiment, overrides)
     result |= {"row": experiment.row, "evaluation": experiment.evaluation, "changes": changes}
-    name = [experiment.row, recipe.preset, *([recipe.digest] if changes else []), f"s{recipe.seed}"]
+    auto = recipe.precision if experiment.resolve(preset=recipe.preset).precision == "auto" else "bf16"
+    kind = [recipe.digest] if changes else [auto] * (auto != "bf16")
+    name = [experiment.row, recipe.preset, *kind, f"s{recipe.seed}"]
     path = Path(results) / f"{'-'.join(name)}.json"
     if PartialState().is_main_process:
         write_json(path, result)

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import GeneralTracker
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -103,7 +104,7 @@ def fit(
         FloatingPointError: the loss is not finite. The last checkpoint is kept.
         torch.OutOfMemoryError: the GPU's memory is too small; says what needs less.
     """
-    recipe = for_device(recipe, device)
+    recipe = for_device(_as_begun(recipe, output), device)
     folder = Path(output or run_folder(recipe))
     _check_folder(folder, recipe)
     accelerator = _create_accelerator(tracker, folder)
@@ -148,8 +149,11 @@ def for_device(recipe: Recipe, device: str | torch.device | None = None) -> Reci
     Raises:
         ValueError: the device has no instructions for the recipe's precision.
     """
-    device = torch.device(device or PartialState(cpu=not torch.accelerator.is_available()).device)
-    return replace(recipe, precision=choose_precision(recipe.precision, device))
+    state = PartialState(cpu=_on_cpu())
+    chosen = [choose_precision(recipe.precision, torch.device(device or state.device))]
+    if state.num_processes > 1:
+        broadcast_object_list(chosen)  # they may measure differently
+    return replace(recipe, precision=chosen[0])
 
 
 def run_folder(recipe: Recipe) -> Path:
@@ -355,9 +359,13 @@ class _Losses:
 # ----------------------------------------------------------------------------------------------------- small things
 
 
+def _on_cpu() -> bool:
+    """Whether to train on CPUs; told so, accelerate joins processes on CPUs, too."""
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
 def _create_accelerator(tracker: str | GeneralTracker | None, folder: Path) -> Accelerator:
-    cpu = not torch.accelerator.is_available()  # told so, accelerate joins processes on CPUs, too
-    accelerator = Accelerator(cpu=cpu, log_with=tracker, project_dir=folder if tracker else None)
+    accelerator = Accelerator(cpu=_on_cpu(), log_with=tracker, project_dir=folder if tracker else None)
     if tracker and not accelerator.log_with:
         raise ValueError(f"the package of the tracker {tracker!r} is missing: install it, or leave the tracker out")
     return accelerator
@@ -373,6 +381,15 @@ def _check_processes(recipe: Recipe, accelerator: Accelerator) -> None:
         raise ValueError(f"a batch_size divisible by {whole} expected, got {recipe.batch_size}: it is computed in "
                          f"{parts} parts, each of whole pairs (PWCA) and of all images that an identity has in a "
                          "batch")  # fmt: skip
+
+
+def _as_begun(recipe: Recipe, output: str | Path | None) -> Recipe:
+    """The recipe, with what "auto" became when the run in the folder began, if it is the same run."""
+    saved = Path(output, "recipe.yaml") if output else None
+    if recipe.precision == "auto" and saved and saved.is_file():
+        begun = load_recipe(saved)
+        return begun if replace(recipe, precision=begun.precision) == begun else recipe
+    return recipe
 
 
 def _check_folder(folder: Path, recipe: Recipe) -> None:

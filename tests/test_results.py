@@ -76,8 +76,10 @@ def test_the_command_is_the_recipe(name):
 def test_the_name_says_what_it_is(stem):
     result = FILES[stem]
     rows = [row for row, experiment in LEDGER.items() if any(experiment.runs([result]))]
-    digest = f"-{result['digest']}" if result.get("changes") else ""
-    assert stem in [f"{row}-{result['preset']}{digest}-s{result['seed']}" for row in rows]
+    kind = f"-{result['digest']}" if result.get("changes") else ""
+    if not kind and load_recipe(result["recipe"], preset=result["preset"]).precision == "auto":
+        kind = {"bf16": ""}.get(precision := result.get("precision", "bf16"), f"-{precision}")
+    assert stem in [f"{row}-{result['preset']}{kind}-s{result['seed']}" for row in rows]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -59,7 +59,8 @@ def make(tmp_path):
 
     def make(*words: str, **environment: str) -> str:
         command = ["make", "--no-print-directory", *words]
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+        done = subprocess.run(command, cwd=folder, env=plain | environment, capture_output=True, text=True)
         assert done.returncode == 0 and done.stderr == "", done.stderr
         return done.stdout
 

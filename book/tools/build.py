@@ -4,7 +4,7 @@ Jupyter Book takes a notebook's outputs from its cache and runs what it does not
 the notebooks are run before, and put into that cache. A notebook with a failing cell is put there, too: its page shows
 the error. The next build runs it again, and no other.
 
-`python -m book.tools.build` is a part of `make book`.
+`make book` runs `python -m book.tools.build`.
 """
 
 import asyncio
@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import psutil
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from nbclient import NotebookClient
-from nbclient.exceptions import CellControlSignal, DeadKernelError
+from nbclient.exceptions import CellControlSignal
 
 from book.tools import offline, warm_kernels
 from book.tools.notebooks import PAGES, ROOT, code_cells
 
 BUILD = ROOT / "_build"
-MOST = 8  # kernels at a time: each may take two gigabytes
+MEMORY = 2**31  # bytes that a kernel may take
 
 
 class Failure(NamedTuple):
@@ -74,11 +75,17 @@ def due(cache: JupyterCacheAbstract) -> list[str]:
     return pages
 
 
+def kernels_at_a_time() -> int:
+    """How many kernels fit: one for each processor that we may use, if they have memory for it."""
+    processors = len(psutil.Process().cpu_affinity()) if psutil.LINUX else os.cpu_count() or 1
+    return max(1, min(processors, psutil.virtual_memory().available // MEMORY))
+
+
 async def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure]:
     """Run notebooks side by side, fill the cache, and return what failed, in the book's order."""
     notebooks = {page: nbformat.read(ROOT / f"{page}.ipynb", as_version=4) for page in pages}
     sizes = {page: len(code_cells(notebook)) for page, notebook in notebooks.items()}
-    room, failures, done, start = asyncio.Semaphore(min(os.cpu_count() or 1, MOST)), [], 0, time.monotonic()
+    room, failures, done, start = asyncio.Semaphore(kernels_at_a_time()), [], 0, time.monotonic()
     runs = [asyncio.create_task(run(page, notebook, room)) for page, notebook in notebooks.items()]  # in this order
     for number, finished in enumerate(asyncio.as_completed(runs), start=1):
         page, seconds = await finished
@@ -105,11 +112,12 @@ async def run(page: str, notebook: nbformat.NotebookNode, room: asyncio.Semaphor
         start = time.monotonic()
         try:
             await client.async_execute()
-        except (CellControlSignal, DeadKernelError) as error:
+        except (CellControlSignal, RuntimeError, OSError, EOFError) as error:  # the last three are of kernels
             if not failure(page, notebook):  # a cell that takes too long, or whose kernel dies, leaves no output
-                started = [cell for cell in code_cells(notebook) if cell.source.strip()][: client.code_cells_executed]
+                cells = [cell for cell in code_cells(notebook) if cell.source.strip()]
+                last = cells[max(client.code_cells_executed - 1, 0)]
                 name, words = type(error).__name__, str(error)
-                started[-1].outputs.append(nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[words]))
+                last.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=words, traceback=[words]))
         return page, time.monotonic() - start
 
 

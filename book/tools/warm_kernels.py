@@ -13,8 +13,8 @@ from typing import Any
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
-# What notebooks import, and what the program does that starts the kernels, for each fork imports its main module. Not
-# matplotlib, which asks on import where it is to draw.
+# The program that starts kernels is among these, because each fork imports its main module. Matplotlib is not, because
+# it asks on import where to draw.
 PRELOADED = ["ipykernel.kernelapp", "book.tools.build", "pandas", "scipy.stats", "dcal_lite"]
 AVAILABLE = sys.platform == "linux"
 

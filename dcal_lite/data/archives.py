@@ -194,8 +194,8 @@ def _check_holds(archive: Path, members: Iterable[str], top: str, holds: Iterabl
 def locked(target: Path) -> Iterator[None]:
     """Keep other processes out while a file or folder is made, by a hidden file beside it.
 
-    The hidden file goes when the target has been made: a process that still waits finds the target, and one that comes
-    later, too. After a failure it stays, for these two would otherwise not wait for each other.
+    After a success the hidden file is deleted: every later process finds the target. After a failure it stays.
+    Otherwise a waiting process and a new one would lock two different files.
     """
     lock = target.with_name(f".{target.name}.lock")
     with FileLock(lock):
