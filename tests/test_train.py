@@ -22,7 +22,8 @@ from dcal_lite.train import _commit, _share_statistics
 
 TIMES = ("seconds", "images_per_second", "waiting")
 ROOT = str(Path(dl.__file__).parents[1])
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ROOT}
+THREADS = str(torch.get_num_threads())  # equal bits need equally many threads
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": THREADS, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ROOT}
 TINY = {"batch_size": 16, "eval_batch_size": 64, "warmup_epochs": 0.0, "eval_every": 1}
 
 
@@ -130,7 +131,6 @@ DOUBLE = """
 import json, sys, torch
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
-torch.set_num_threads(1)
 import dcal_lite as dl
 from dcal_lite import train
 from dcal_lite.data.transforms import augment
@@ -327,7 +327,6 @@ def test_the_notebook_is_told_of_every_epoch(tmp_path):
 
 KILLER = """
 import os, random, signal, sys, time, torch
-torch.set_num_threads(1)
 import dcal_lite as dl
 recipe, folder, kills = dl.load_recipe(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 chance, done = random.Random(int(sys.argv[4])), 0
@@ -368,7 +367,6 @@ def test_killed_runs_resume_to_the_same_bits(kills, tmp_path, rng):
 
 FULL = """
 import resource, signal, sys, torch
-torch.set_num_threads(1)
 from dcal_lite.__main__ import main
 from dcal_lite.train import Trainer
 original = Trainer.run_epoch
