@@ -86,7 +86,9 @@ async def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure
     notebooks = {page: nbformat.read(ROOT / f"{page}.ipynb", as_version=4) for page in pages}
     sizes = {page: len(code_cells(notebook)) for page, notebook in notebooks.items()}
     room, failures, done, start = asyncio.Semaphore(kernels_at_a_time()), [], 0, time.monotonic()
-    runs = [asyncio.create_task(run(page, notebook, room)) for page, notebook in notebooks.items()]  # in this order
+    timeout = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
+    # Tasks start in this order.
+    runs = [asyncio.create_task(run(page, notebook, room, timeout)) for page, notebook in notebooks.items()]
     for number, finished in enumerate(asyncio.as_completed(runs), start=1):
         page, seconds = await finished
         bundle = CacheBundleIn(notebooks[page], str(ROOT / f"{page}.ipynb"), data={"execution_seconds": seconds})
@@ -100,11 +102,17 @@ async def run_all(cache: JupyterCacheAbstract, pages: list[str]) -> list[Failure
     return sorted(failures, key=lambda failure: PAGES.index(failure.page))
 
 
-async def run(page: str, notebook: nbformat.NotebookNode, room: asyncio.Semaphore) -> tuple[str, float]:
-    """Run a notebook to its end, or to the first cell that fails, which then holds the error; its page and seconds."""
+async def run(page: str, notebook: nbformat.NotebookNode, room: asyncio.Semaphore, timeout: int) -> tuple[str, float]:
+    """Run a notebook to its end, or to the first cell that fails, which then holds the error; its page and seconds.
+
+    Args:
+        page: of the notebook, whose folder the kernel runs in.
+        notebook: is filled with outputs.
+        room: lets so many kernels run at a time.
+        timeout: seconds for a cell.
+    """
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
-    timeout = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["execute"]["timeout"]
     kernels = {"kernel_manager_class": warm_kernels.WarmKernelManager} if warm_kernels.AVAILABLE else {}
     place = {"metadata": {"path": str((ROOT / page).parent)}}
     client = NotebookClient(notebook, timeout=timeout, record_timing=False, resources=place, **kernels)

@@ -1,4 +1,4 @@
-"""Check a built site: no page asks another host for anything. A part of `make book`."""
+"""Check a built site: no page asks another host for anything. `make book` calls this."""
 
 from html.parser import HTMLParser
 from pathlib import Path
